@@ -1,0 +1,1 @@
+"""Gumball's server: batched, reproducible categorical sampling over HTTP and gRPC."""
