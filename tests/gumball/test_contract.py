@@ -38,5 +38,5 @@ def test_temperature_zero_takes_the_first_largest_logit():
 @pytest.mark.parametrize("row", [[np.nan, 1.0], [np.inf, 1.0], [-np.inf, -np.inf]])
 def test_a_row_that_cannot_be_drawn_from_is_refused(row):
     """NaN, +inf and all -inf have no sample."""
-    with pytest.raises(contract.InvalidLogits):
+    with pytest.raises(contract.InvalidLogitsError):
         contract.hard([[0.0, 0.0], row], seed=1)

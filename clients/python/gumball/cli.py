@@ -1,1 +1,183 @@
-def main() -> None: ...
+"""The command line: ``gumball sample | serve | version``."""
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+import gumball
+from gumball import contract
+from gumball._codec import OUTPUTS_OF_MODE, Sample
+from gumball.client import Client
+from gumball.errors import GumballError, InvalidArgument
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage is for --help."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status: 0, 2 for bad input, 1 for any other failure."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["serve"]:  # its options are the server's own
+        return _report(_serve, given[1:])
+    options = _parser().parse_args(given)
+    return _report(options.run, options)
+
+
+def _report(command: Callable[[Any], int], options: Any) -> int:
+    """Run a command, and say in one line what went wrong."""
+    try:
+        return command(options)
+    except GumballError as error:
+        print(f"gumball: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InvalidArgument) else 1
+    except (OSError, ModuleNotFoundError) as error:
+        print(f"gumball: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="gumball", description="Reproducible categorical samples.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    sample = commands.add_parser("sample", help="draw samples", description="Draw samples for every row of logits.")
+    _add_sample_options(sample)
+    sample.set_defaults(run=_sample)
+    commands.add_parser("serve", help="run the service (its options: gumball serve --help)", add_help=False)
+    version = commands.add_parser("version", help="print the versions of product and contract")
+    version.set_defaults(run=_version)
+    return parser
+
+
+def _add_sample_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="logits as .npy or as a JSON list (null masks); - reads them")
+    # A parameter that is not given is left to the client, which has the defaults.
+    parameter = parser.add_argument_group("parameters", argument_default=argparse.SUPPRESS).add_argument
+    parameter("--mode", choices=OUTPUTS_OF_MODE, help="default hard")
+    parameter("--outputs", type=names, metavar="NAMES", help="of index, one_hot and soft, instead of the mode's")
+    parameter("--seed", type=int, help="default: drawn, and in the answer")
+    parameter("--seeds", type=integers, help="one a row, comma-separated, instead of --seed")
+    parameter("--draws", type=int, help="samples a row, default 1")
+    parameter("--first-draw", type=integers, metavar="DRAW", help="one number or one a row, default 0")
+    parameter("--first-row", type=int, metavar="ROW", help="default 0")
+    parameter("--tau", type=numbers, help="one number or one a row, default 1")
+    parameter("--temperature", type=numbers, help="one number or one a row, default 1; 0 is argmax")
+    parameter("--timeout", type=float, metavar="SECONDS", help="default: wait")
+    parser.add_argument("--url", default="local:", help="where to draw, default in this process (local:)")
+    parser.add_argument("--format", choices=("json", "npy"), default="json", help="npy: .npz where there are several")
+    parser.add_argument("--output", metavar="FILE", help="default: standard output")
+
+
+def _sample(options: argparse.Namespace) -> int:
+    parameters = vars(options)
+    file, url, form, output = (parameters.pop(name) for name in ("file", "url", "format", "output"))
+    parameters.pop("run")
+    logits = _logits(file)
+    with Client(url) as client:
+        sample = client.sample(logits, **parameters)
+    encoded = _json(sample) if form == "json" else _npy(sample)
+    with _writable(output) as destination:
+        destination.write(encoded)
+    return 0
+
+
+def _serve(arguments: Sequence[str]) -> int:
+    try:
+        from gumball_server.__main__ import main as serve
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"serving needs {error.name}: pip install 'gumball[server]'") from error
+    return serve(arguments)
+
+
+def _version(options: argparse.Namespace) -> int:
+    print(f"gumball {gumball.__version__} (contract {contract.VERSION})")
+    return 0
+
+
+def _logits(file: str) -> npt.NDArray[Any]:
+    """Logits of a file, or of standard input: .npy by its first bytes, or else JSON."""
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise InvalidArgument(error.strerror or str(error), file) from error
+    try:
+        if content.startswith(b"\x93NUMPY"):
+            array: npt.NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+            return array
+        return _array(json.loads(content, parse_constant=_refuse))
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise InvalidArgument(str(error), "logits") from error
+
+
+def _array(document: object) -> npt.NDArray[np.float64]:
+    """The array of nested lists of numbers; null is -inf."""
+    values = np.array(document, object)  # ragged lists stay lists, and are refused like any other stranger
+    strangers = [value for value in values.flat if type(value) not in (int, float, type(None))]
+    if strangers or not isinstance(document, list):
+        raise ValueError("must be a list of rows, all of one length, of numbers or null")
+    return np.array([-np.inf if value is None else value for value in values.flat]).reshape(values.shape)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON; null stands for -infinity")
+
+
+def _json(sample: Sample) -> bytes:
+    """The answer in the members of the service's JSON."""
+    document: dict[str, Any] = {"contract": sample.contract}
+    if sample.seeds is None:
+        document["seed"] = str(sample.seed)  # beyond 2^53 a number would not survive JavaScript
+    else:
+        document["seeds"] = [str(seed) for seed in sample.seeds]
+    document["tau"] = sample.tau.tolist()
+    document["shape"] = sample.shape._asdict()
+    document.update((name, _shortest(array).tolist()) for name, array in sample.outputs.items())
+    document["timings"] = sample.timings._asdict()
+    return json.dumps(document, separators=(",", ":")).encode() + b"\n"
+
+
+def _shortest(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """For float32, the float64 of fewest digits that reads back as the same float32."""
+    return array.astype(str).astype(np.float64) if array.dtype == np.float32 else array
+
+
+def _npy(sample: Sample) -> bytes:
+    """One output as .npy, several as .npz."""
+    file = io.BytesIO()
+    match list(sample.outputs.values()):
+        case [array]:
+            np.save(file, array)
+        case _:
+            np.savez(file, allow_pickle=False, **sample.outputs)
+    return file.getvalue()
+
+
+def _writable(output: str | None) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(sys.stdout.buffer) if output is None else Path(output).open("wb")
+
+
+# Without underscores, because argparse shows their names: "invalid integers value: 'x'".
+def names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in text.split(",")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

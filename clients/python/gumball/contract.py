@@ -4,13 +4,13 @@ Read beside ``proto/CONTRACT.md``. Only operations that IEEE-754 and two's compl
 ``+ - *``, integer arithmetic, bit reinterpretation, one binary64 division a row, and an integer sum. NumPy rounds each
 of them on its own, so the result does not depend on the machine, the vector width or the order of evaluation.
 
-Shapes: ``logits`` is [rows, categories]; ``seed``, ``row``, ``draw``, ``temperature`` and ``tau`` are scalars or [rows].
-Everything here is deliberately unoptimised: it computes what the words say.
+Shapes: ``logits`` is [rows, categories]; ``seed``, ``row``, ``draw``, ``temperature`` and ``tau`` are scalars or
+[rows]. Everything here is deliberately unoptimised: it computes what the words say.
 
 Sources: Salmon et al. 2011 (Philox), Gumbel 1954, Maddison et al. 2017 and Jang et al. 2017 (Gumbel-softmax).
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -153,9 +153,7 @@ def _column(x: npt.ArrayLike) -> Array:
     return np.atleast_1d(np.asarray(x, np.uint64))[:, None]
 
 
-def gumbel_noise(
-    categories: int, seed: npt.ArrayLike, row: npt.ArrayLike = 0, draw: npt.ArrayLike = 0
-) -> Float32Array:
+def gumbel_noise(categories: int, seed: npt.ArrayLike, row: npt.ArrayLike = 0, draw: npt.ArrayLike = 0) -> Float32Array:
     """[rows, categories] standard Gumbel noise; that of category k depends on (seed, row, draw, k) and nothing else."""
     seed, row, draw = _column(seed), _column(row), _column(draw)
     coarse = _halfwords(categories, seed, row, draw, COARSE)
@@ -168,7 +166,7 @@ def gumbel_noise(
     return gumbel_from_bits(coarse, fine, tail)
 
 
-class InvalidLogits(ValueError):
+class InvalidLogitsError(ValueError):
     """A logits row that no sample can be drawn from: NaN, +inf, or no finite value."""
 
 
@@ -176,11 +174,12 @@ def clean(logits: npt.ArrayLike) -> Float32Array:
     """Logits as the contract sees them, [rows, categories] float32: magnitudes below 2^-60 (and -0) become +0."""
     values = np.atleast_2d(np.asarray(logits)).astype(np.float32)
     if values.ndim != 2 or not 1 <= values.shape[1] <= MAX_CATEGORIES:
-        raise InvalidLogits(f"logits: shape {values.shape} is not [rows, 1 to {MAX_CATEGORIES} categories]")
+        raise InvalidLogitsError(f"logits: shape {values.shape} is not [rows, 1 to {MAX_CATEGORIES} categories]")
     peak = values.max(axis=1)  # NaN where the row has one
     if not np.isfinite(peak).all():
-        raise InvalidLogits("logits: each row needs at least one finite value and no NaN or +inf")
-    return np.where(np.abs(values) < _TINY, np.float32(0), values)
+        raise InvalidLogitsError("logits: each row needs at least one finite value and no NaN or +inf")
+    result: Float32Array = np.where(np.abs(values) < _TINY, np.float32(0), values)
+    return result
 
 
 def _inverse(x: npt.ArrayLike, name: str) -> Float32Array:
@@ -206,7 +205,8 @@ def scores(
     return shifted + gumbel_noise(values.shape[1], seed, row, draw)
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Sample:
     """One draw of every row: index [rows] int32, soft [rows, categories] float32."""
 
     index: Int32Array

@@ -43,9 +43,9 @@ class Vector:
         """
         values = np.ascontiguousarray(values, "<f4")
         if output in self.results:
-            return [f"{bits:08x}" for bits in values.view("<u4")] == self.results[output]
+            return bool([f"{bits:08x}" for bits in values.view("<u4")] == self.results[output])
         if output != "noise":
-            return f"{zlib.crc32(values.tobytes()):08x}" == self.results[f"{output}_crc32"]
+            return bool(f"{zlib.crc32(values.tobytes()):08x}" == self.results[f"{output}_crc32"])
         return True
 
 

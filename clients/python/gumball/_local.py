@@ -1,0 +1,70 @@
+"""Samples drawn in this process, by the server's own sampler and with no server."""
+
+import asyncio
+from collections.abc import Awaitable
+
+from gumball import contract, errors
+from gumball._codec import Info, Sample, SampleRequest, Timings, info_of, sample_of
+
+try:
+    from gumball_server.domain import SamplingError
+    from gumball_server.local import LocalSampler
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"sampling in process needs the server's packages, and {error.name} is missing: pip install 'gumball[server]'",
+        name=error.name,
+    ) from error
+
+
+class LocalTransport:
+    """Calls that stay in the process. There is no queue, so there are no deadlines."""
+
+    def __init__(self) -> None:
+        self._sampler = LocalSampler()
+
+    def sample(self, request: SampleRequest, timeout: float | None) -> Sample:
+        try:
+            result = self._sampler.sample(
+                request.logits,
+                mode=request.mode,
+                tau=request.tau,
+                temperature=request.temperature,
+                seed=request.seed,
+                seeds=request.seeds,
+                draws=request.draws,
+                first_draw=request.first_draw,
+                first_row=request.first_row,
+                outputs=request.outputs,
+            )
+        except SamplingError as error:
+            raise errors.of_reason(error.reason, error.detail, error.field) from error
+        return sample_of(
+            request,
+            contract_name=contract.VERSION,
+            seed=result.seed,
+            tau=result.tau,
+            timings=Timings(result.queue_ns, result.compute_ns),
+            arrays={str(name): array for name, array in result.outputs.items()},
+        )
+
+    def info(self) -> Info:
+        return info_of(self._sampler.info())
+
+    def close(self) -> None:
+        self._sampler.close()
+
+
+class AsyncLocalTransport:
+    """The same in a thread, so that a large batch does not hold up the event loop."""
+
+    def __init__(self) -> None:
+        self._local = LocalTransport()
+
+    def sample(self, request: SampleRequest, timeout: float | None) -> Awaitable[Sample]:
+        return asyncio.to_thread(self._local.sample, request, timeout)
+
+    async def info(self) -> Info:
+        return self._local.info()
+
+    async def close(self) -> None:
+        self._local.close()

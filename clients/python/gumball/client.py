@@ -1,0 +1,186 @@
+"""`Client` and `AsyncClient`: samples from a service, by whatever way the address names."""
+
+from collections.abc import Awaitable, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, Protocol, Self, SupportsIndex, TypeVar
+
+import numpy.typing as npt
+
+from gumball._codec import Info, Mode, Output, Sample, SampleRequest
+from gumball.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    import httpx
+
+SampleT = TypeVar("SampleT", covariant=True)
+InfoT = TypeVar("InfoT", covariant=True)
+ClosedT = TypeVar("ClosedT", covariant=True)
+
+_SCHEMES = {
+    "http": "http",
+    "https": "http",
+    "http+unix": "http",
+    "grpc": "grpc",
+    "grpc+unix": "grpc",
+    "local": "local",
+}
+
+
+class Transport(Protocol[SampleT, InfoT, ClosedT]):
+    """A way to a service: results for a `Client`, awaitables of them for an `AsyncClient`."""
+
+    def sample(self, request: SampleRequest, timeout: float | None) -> SampleT: ...
+
+    def info(self) -> InfoT: ...
+
+    def close(self) -> ClosedT: ...
+
+
+def _way(address: str) -> str:
+    """The way to the service that an address names: "http", "grpc" or "local"."""
+    scheme = address.partition(":")[0]
+    if scheme not in _SCHEMES:
+        raise InvalidArgument(f"must begin with {', '.join(f'{s}:' for s in _SCHEMES)}, is {address!r}", "address")
+    return _SCHEMES[scheme]
+
+
+class _Calls(Generic[SampleT, InfoT, ClosedT]):
+    """The calls of both clients, told once."""
+
+    _transport: Transport[SampleT, InfoT, ClosedT]
+
+    def sample(
+        self,
+        logits: npt.ArrayLike,
+        *,
+        mode: Mode = "hard",
+        tau: npt.ArrayLike = 1.0,
+        temperature: npt.ArrayLike = 1.0,
+        seed: SupportsIndex | None = None,
+        seeds: npt.ArrayLike | None = None,
+        draws: SupportsIndex = 1,
+        first_draw: npt.ArrayLike = 0,
+        first_row: SupportsIndex = 0,
+        outputs: Iterable[Output] | None = None,
+        timeout: float | None = None,
+    ) -> SampleT:
+        """Draw samples for every row of `logits` by the Gumbel-max trick and its relaxation.
+
+        The same seed, row, draw, logits and parameters give the same bits, on any service and by any way to it.
+
+        Args:
+            logits: [rows, categories] unnormalised log-probabilities, or [categories] for one row; -inf masks a
+                category. float32, float16 and bfloat16 travel as they are, anything else is rounded to float32.
+            mode: "hard" draws the index, "soft" the relaxed sample softmax(score / tau), "straight_through" both.
+            tau: temperature of the relaxation, 2^-40 to 2^40, a number or one a row. Never changes the index.
+            temperature: divides the logits before the noise, 0 (argmax) or 2^-40 to 2^40, a number or one a row.
+            seed: one 64-bit seed; row r is row number `first_row` + r. The service draws one where none is given.
+            seeds: one 64-bit seed a row instead; a row then gets the same bits alone and in any batch.
+            draws: samples a row. A draw's bits do not depend on how many are drawn.
+            first_draw: number of the first draw, a number or one a row; continues a stream.
+            first_row: number of the first row; goes with `seed`.
+            outputs: the arrays to answer, of "index", "one_hot" and "soft", instead of those of the mode.
+            timeout: seconds until the call fails with DeadlineExceeded; None waits. "local:" does not queue, and waits.
+
+        Raises:
+            InvalidArgument: a parameter is refused, and `field` says which.
+            GumballError: any other failure; see `gumball.errors`.
+        """
+        request = SampleRequest.of(
+            logits,
+            mode=mode,
+            tau=tau,
+            temperature=temperature,
+            seed=seed,
+            seeds=seeds,
+            draws=draws,
+            first_draw=first_draw,
+            first_row=first_row,
+            outputs=outputs,
+        )
+        return self._transport.sample(request, timeout)
+
+    def info(self) -> InfoT:
+        """Versions, devices and limits of the service."""
+        return self._transport.info()
+
+    def close(self) -> ClosedT:
+        """Close the connections."""
+        return self._transport.close()
+
+
+class Client(_Calls[Sample, Info, None]):
+    """Samples from the service at an address; usable as a context manager, and from many threads.
+
+    Args:
+        address: "http://host:8000" or https, "grpc://host:8001", a Unix socket as "http+unix:///path" or
+            "grpc+unix:///path", or "local:" to sample in this process (``pip install 'gumball[server]'``).
+        headers: sent with every call, as HTTP headers or gRPC metadata.
+        http_transport: an httpx transport to send HTTP calls by.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        http_transport: "httpx.BaseTransport | None" = None,
+    ) -> None:
+        # A transport's libraries take longer to import than all the rest, so each is imported when it is asked for.
+        match _way(address):
+            case "local":
+                from gumball._local import LocalTransport
+
+                self._transport = LocalTransport()
+            case "grpc":
+                from gumball._grpc import GRPCTransport
+
+                self._transport = GRPCTransport(address, headers or {})
+            case _:
+                from gumball._http import HTTPTransport
+
+                self._transport = HTTPTransport(address, headers or {}, http_transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient(_Calls[Awaitable[Sample], Awaitable[Info], Awaitable[None]]):
+    """The same with calls that are awaited, for asyncio; made inside a running event loop.
+
+    Args: as those of `Client`.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        http_transport: "httpx.AsyncBaseTransport | None" = None,
+    ) -> None:
+        match _way(address):
+            case "local":
+                from gumball._local import AsyncLocalTransport
+
+                self._transport = AsyncLocalTransport()
+            case "grpc":
+                from gumball._grpc import AsyncGRPCTransport
+
+                self._transport = AsyncGRPCTransport(address, headers or {})
+            case _:
+                from gumball._http import AsyncHTTPTransport
+
+                self._transport = AsyncHTTPTransport(address, headers or {}, http_transport)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()

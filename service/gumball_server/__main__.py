@@ -1,0 +1,110 @@
+"""Composition root: settings to objects, then start, serve, drain. The only place for signals and process set-up."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import uvloop
+from prometheus_client import disable_created_metrics
+
+from gumball_server.batcher import Batcher, Limits
+from gumball_server.info import VERSION
+from gumball_server.lifecycle import Lifecycle, State
+from gumball_server.listeners import listen
+from gumball_server.metrics import Metrics
+from gumball_server.settings import Settings, SettingsError, read_settings, unknown_variables
+from gumball_server.worker import Worker, open_worker
+
+log = logging.getLogger("gumball")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit status."""
+    try:
+        settings = read_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
+    except SettingsError as error:
+        print(f"gumball serve: {error}", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in unknown_variables(os.environ):
+        log.warning("%s is no setting of this version, and is ignored", name)
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    try:
+        uvloop.run(serve(settings))
+    except OSError as error:
+        log.error("cannot listen: %s", error)  # noqa: TRY400 - says all; a traceback would hide it
+        return 1
+    return 0
+
+
+async def serve(settings: Settings) -> None:
+    """Listen, load the kernels, serve, drain."""
+    started = time.perf_counter()
+    metrics, lifecycle = Metrics(VERSION), Lifecycle()
+    batcher = Batcher(_limits(settings), metrics)
+    with _stop_signals() as stop:
+        listeners = await listen(settings, batcher, metrics, lifecycle)
+        if worker := await _load(settings, stop):
+            batcher.open(worker)
+            lifecycle.enter(State.READY)
+            log.info("ready %s after %.1f s", listeners, time.perf_counter() - started)
+            received = await stop.get()
+            lifecycle.enter(State.DRAINING)
+            if received == signal.SIGTERM:  # a person at a terminal does not wait; a load balancer has to notice
+                await _sleep(settings.grace_seconds, stop)
+        log.info("draining")
+        await listeners.stop(settings.drain_seconds)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(batcher.drained(), settings.drain_seconds)
+        batcher.close()
+    log.info("stopped")
+
+
+async def _load(settings: Settings, stop: asyncio.Queue[signal.Signals]) -> Worker | None:
+    """A worker, or None if a signal to stop comes first."""
+    log.info("loading kernels from %s; compiling them, where it has none, takes about 10 s", settings.cache_path)
+    loading = asyncio.ensure_future(asyncio.to_thread(open_worker, settings.cache_path, settings.cpu_threads))
+    stopping = asyncio.ensure_future(stop.get())
+    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    return loading.result() if loading.done() else None
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[asyncio.Queue[signal.Signals]]:
+    """The signals to stop that arrive in the block."""
+    received: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for each in signals:
+        loop.add_signal_handler(each, received.put_nowait, each)
+    try:
+        yield received
+    finally:
+        for each in signals:
+            loop.remove_signal_handler(each)
+
+
+async def _sleep(seconds: float, stop: asyncio.Queue[signal.Signals]) -> None:
+    """Sleep, unless another signal says that it is enough."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.get(), seconds)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_response_bytes=settings.max_response_bytes,
+        max_queue_elements=settings.max_queue_elements,
+        max_queue_requests=settings.max_queue_requests,
+        max_batch_elements=settings.max_batch_elements,
+        linger_seconds=settings.linger_us / 1e6,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

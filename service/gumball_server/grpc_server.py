@@ -1,0 +1,131 @@
+"""The gRPC transport: `gumball.v1.SamplingService`, health and reflection."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from gumball.v1 import sampling_pb2 as pb
+
+from gumball_server.batcher import Batcher
+from gumball_server.domain import MalformedError, Reason, SamplingError
+from gumball_server.exchange import Ask, Exchange
+from gumball_server.info import Info
+from gumball_server.lifecycle import Lifecycle, State
+from gumball_server.metrics import Metrics
+from gumball_server.wire import message
+
+SERVICE = pb.DESCRIPTOR.services_by_name["SamplingService"].full_name
+
+STATUS = {
+    Reason.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Reason.CANCELLED: grpc.StatusCode.CANCELLED,
+    Reason.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+RETRY_SECONDS = 1
+
+
+class SamplingService:
+    """The methods of the service, from bytes to bytes: a message that does not parse is ours to refuse."""
+
+    def __init__(self, exchange: Exchange, info: Info) -> None:
+        self._exchange = exchange
+        self._info = _info_message(info).SerializeToString()
+
+    async def sample(self, body: bytes, context: Any) -> bytes:
+        async def receive() -> Ask[bytes]:
+            remaining = context.time_remaining()
+            parsed = _parse(body)
+            return Ask(
+                body_bytes=len(body),
+                decode=lambda: message.decode(parsed),
+                encode=lambda result: message.encode(result, parsed.id).SerializeToString(),
+                deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
+            )
+
+        try:
+            return await self._exchange.answer(receive)
+        except SamplingError as error:
+            await context.abort(STATUS[error.reason], str(error), (("grpc-status-details-bin", _details(error)),))
+            raise  # abort has raised already
+
+    async def get_info(self, body: bytes, context: Any) -> bytes:
+        return self._info
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        methods: dict[str, Callable[[bytes, Any], Awaitable[bytes]]] = {
+            "Sample": self.sample,
+            "GetInfo": self.get_info,
+        }
+        return grpc.method_handlers_generic_handler(
+            SERVICE, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
+        )
+
+
+def create_server(batcher: Batcher, metrics: Metrics, lifecycle: Lifecycle, info: Info) -> grpc.aio.Server:
+    """A server that has no address and is not started yet."""
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", info.limits.max_request_bytes),
+            ("grpc.max_send_message_length", -1),  # admission bounds answers
+            ("grpc.so_reuseport", 0),
+        ]
+    )
+    service = SamplingService(Exchange("grpc", batcher, metrics), info)
+    server.add_generic_rpc_handlers((service.handlers(),))
+    _add_health(server, lifecycle)
+    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server
+
+
+def _add_health(server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
+    """Health of "" is liveness, that of the service is readiness."""
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+    tasks: set[asyncio.Task[None]] = set()  # the loop keeps only weak references
+
+    def tell(state: State) -> None:
+        for name, status in (("", serving), (SERVICE, serving if state is State.READY else not_serving)):
+            task = asyncio.get_running_loop().create_task(servicer.set(name, status))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    lifecycle.listen(tell)
+
+
+def _parse(body: bytes) -> pb.SampleRequest:
+    try:
+        return pb.SampleRequest.FromString(body)
+    except DecodeError:
+        raise MalformedError("the message does not parse as gumball.v1.SampleRequest") from None
+
+
+def _details(error: SamplingError) -> bytes:
+    """The error as google.rpc.Status, for programs."""
+    status = Status(code=STATUS[error.reason].value[0], message=str(error))
+    metadata = {"field": error.field} if error.field else {}
+    status.details.add().Pack(ErrorInfo(reason=error.reason.value, domain="gumball", metadata=metadata))
+    if error.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE):
+        status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=RETRY_SECONDS)))
+    return bytes(status.SerializeToString())
+
+
+def _info_message(info: Info) -> pb.GetInfoResponse:
+    return pb.GetInfoResponse(
+        version=info.version,
+        contracts=info.contracts,
+        devices=[pb.Device(**asdict(device)) for device in info.devices],
+        limits=pb.Limits(**asdict(info.limits)),
+    )

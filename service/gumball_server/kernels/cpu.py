@@ -1,0 +1,43 @@
+"""Draws the rows of a table on the CPU: gumball/1, bit for bit, at any mix of lengths and types.
+
+Three ways, by what a row is: short rows are packed side by side (``_packed``), long rows that want a soft sample compute all
+their noise (``_soft``), and long rows that want only the drawn category compute almost none of it (``_hard``).
+
+The functions are compiled once, for one signature, when this module is imported; see ``cache`` for keeping the result.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import from_dtype, njit, types
+
+from gumball_server.kernels._hard import hard_row
+from gumball_server.kernels._memory import COMPILED
+from gumball_server.kernels._packed import LONGEST, add_row, draw_pack, empty_pack
+from gumball_server.kernels._soft import soft_row
+from gumball_server.kernels.cache import CACHED
+from gumball_server.kernels.table import ROW
+
+
+@njit(types.void(types.Array(from_dtype(ROW), 1, "C")), cache=CACHED, **COMPILED)
+def _sample_rows(table: Any) -> None:
+    pack = empty_pack()
+    for i in range(table.shape[0]):
+        record = table[i]
+        if record.categories <= LONGEST and record.temperature != 0.0:
+            record.status = add_row(pack, table, i)
+        elif record.soft != 0:
+            record.status = soft_row(record)
+        else:
+            record.status = hard_row(record)
+    draw_pack(pack, table)
+
+
+def sample_rows(table: npt.NDArray[np.void]) -> None:
+    """Draw every row of a table, 1-D of dtype ROW and C-contiguous: outputs at their addresses, status in place.
+
+    Releases the GIL, keeps no state and touches only the memory of its own rows, so a table may be cut and its pieces
+    drawn on several threads at once.
+    """
+    _sample_rows(table)

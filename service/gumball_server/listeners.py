@@ -1,0 +1,113 @@
+"""What listens: HTTP on TCP and a Unix socket, gRPC on both, and the admin port."""
+
+import asyncio
+import contextlib
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import uvicorn
+from starlette.types import ASGIApp
+
+from gumball_server.batcher import Batcher
+from gumball_server.grpc_server import create_server
+from gumball_server.http_server import create_admin_app, create_app
+from gumball_server.info import info
+from gumball_server.lifecycle import Lifecycle
+from gumball_server.metrics import Metrics
+from gumball_server.settings import Settings
+
+BACKLOG = 2048
+# Longer than the idle time after which clients and load balancers drop a connection, so that they close first.
+KEEP_ALIVE_SECONDS = 75
+
+
+class HttpServer(uvicorn.Server):
+    """Uvicorn on given sockets, with the signals left to the process."""
+
+    def __init__(self, app: ASGIApp, sockets: list[socket.socket]) -> None:
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )
+        super().__init__(config)
+        self._running = asyncio.ensure_future(self.serve(sockets))
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def stop(self, seconds: float) -> None:
+        """Stop accepting, and return when what was accepted is answered, or after `seconds`."""
+        self.config.timeout_graceful_shutdown = max(1, round(seconds))
+        self.should_exit = True
+        await self._running
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Everything that listens; as text, where."""
+
+    http: list[HttpServer]
+    grpc: grpc.aio.Server
+    addresses: dict[str, str]
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={address}" for name, address in self.addresses.items())
+
+    async def stop(self, seconds: float) -> None:
+        """Stop accepting, and return when what was accepted is answered, or after `seconds`."""
+        await asyncio.gather(self.grpc.stop(seconds), *(server.stop(seconds) for server in self.http))
+
+
+async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecycle: Lifecycle) -> Listeners:
+    """Listen wherever the settings say. Raises OSError for an address that cannot be had."""
+    told = info(settings)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    sockets = [_tcp(settings.host, settings.http_port)]
+    addresses = {"http": f"http://{host}:{sockets[0].getsockname()[1]}"}
+    if settings.http_uds:
+        sockets.append(_unix(settings.http_uds))
+        addresses["http_uds"] = settings.http_uds
+    servers = [HttpServer(create_app(batcher, metrics, lifecycle, told, settings.origins), sockets)]
+    if settings.admin_port >= 0:
+        admin = _tcp(settings.host, settings.admin_port)
+        addresses["admin"] = f"http://{host}:{admin.getsockname()[1]}"
+        servers.append(HttpServer(create_admin_app(metrics, lifecycle, told), [admin]))
+    grpc_server = create_server(batcher, metrics, lifecycle, told)
+    try:
+        addresses["grpc"] = f"{host}:{grpc_server.add_insecure_port(f'{host}:{settings.grpc_port}')}"
+        if settings.grpc_uds:
+            grpc_server.add_insecure_port(f"unix:{settings.grpc_uds}")
+            addresses["grpc_uds"] = settings.grpc_uds
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
+    await grpc_server.start()
+    return Listeners(servers, grpc_server, addresses)
+
+
+def _tcp(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+def _unix(path: str) -> socket.socket:
+    """A Unix socket; what an earlier process left at its path is removed, anything else is not."""
+    place = Path(path)
+    if place.exists() and stat.S_ISSOCK(place.stat().st_mode):
+        place.unlink()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(BACKLOG)
+    return listener

@@ -1,0 +1,126 @@
+"""Every setting: a flag of `gumball serve` and an environment variable GUMBALL_<NAME>, checked at start."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+PREFIX = "GUMBALL_"
+# No setting may be named PORT or SERVICE_...: beside a Service named gumball, Kubernetes sets GUMBALL_PORT=tcp://...
+MEBIBYTE = 1 << 20
+
+
+class SettingsError(ValueError):
+    """A setting has a value that it cannot have; the message names it."""
+
+
+def _setting(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one server, read once."""
+
+    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface")
+    http_port: int = _setting(8000, "HTTP port; 0 for any free one", 0, 65535)
+    grpc_port: int = _setting(8001, "gRPC port; 0 for any free one", 0, 65535)
+    admin_port: int = _setting(-1, "port for metrics, health and info alone; 0: any free one, -1: none", -1, 65535)
+    http_uds: str = _setting("", "also serve HTTP on this Unix socket")
+    grpc_uds: str = _setting("", "also serve gRPC on this Unix socket")
+    device: str = _setting("auto", "where to sample: auto or cpu")
+    threads: int = _setting(0, "CPU threads that share a large batch; 0 for one a core", 0, 1024)
+    max_request_bytes: int = _setting(64 * MEBIBYTE, "largest request body", 1, 1 << 31)
+    max_response_bytes: int = _setting(64 * MEBIBYTE, "largest answer a request may ask for", 1, 1 << 31)
+    max_queue_elements: int = _setting(1 << 28, "rows x draws x categories admitted at once", 1, 1 << 40)
+    max_queue_requests: int = _setting(4096, "requests admitted at once", 1, 1 << 20)
+    max_batch_elements: int = _setting(1 << 22, "rows x draws x categories of a batch", 1, 1 << 40)
+    linger_us: int = _setting(0, "how long an idle worker waits for company for a request", 0, 1_000_000)
+    grace_seconds: float = _setting(0.0, "after SIGTERM, how long to keep accepting while not ready", 0, 3600)
+    drain_seconds: float = _setting(30.0, "then, how long to wait for what was accepted", 0, 3600)
+    cors_origins: str = _setting("", "origins whose pages may call the service, comma-separated; * for any")
+    cache_dir: str = _setting("~/.cache/gumball", "where compiled kernels are kept between starts")
+    log_level: str = _setting("info", "debug, info, warning or error")
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value, low, high = getattr(self, each.name), each.metadata["low"], each.metadata["high"]
+            if low is not None and not low <= value <= high:
+                raise SettingsError(f"{each.name}: must be from {low} to {high}, is {value}")
+        if self.device not in ("auto", "cpu"):
+            raise SettingsError(f"device: must be auto or cpu, is {self.device!r}")
+        if self.log_level not in ("debug", "info", "warning", "error"):
+            raise SettingsError(f"log_level: must be debug, info, warning or error, is {self.log_level!r}")
+
+    @property
+    def cache_path(self) -> Path:
+        return Path(self.cache_dir).expanduser()
+
+    @property
+    def cpu_threads(self) -> int:
+        if self.threads:
+            return self.threads
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    @property
+    def origins(self) -> list[str]:
+        return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _kind(setting: Field[Any]) -> Callable[[str], str | int | float]:
+    return {"str": str, "int": int, "float": float}[str(setting.type)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gumball serve",
+        description="Serve categorical samples over HTTP and gRPC.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    for each in fields(Settings):
+        parser.add_argument(
+            flag(each.name),
+            type=_kind(each),
+            default=each.default,
+            metavar=_kind(each).__name__.upper(),
+            help=f"{each.metadata['help']} [{variable(each.name)}]",
+        )
+    return parser
+
+
+def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Settings from the flags and, where a flag is absent, from the environment.
+
+    Raises SettingsError naming a variable with an impossible value; exits with usage on an impossible flag.
+    """
+    parser = _parser()
+    for each in fields(Settings):
+        if (text := environment.get(variable(each.name))) is not None:
+            try:
+                parser.set_defaults(**{each.name: _kind(each)(text)})
+            except ValueError:
+                raise SettingsError(f"{variable(each.name)}: {text!r} is no {_kind(each).__name__}") from None
+    return Settings(**vars(parser.parse_args(arguments)))
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Variables with our prefix that are no setting and not set by Kubernetes for a Service named gumball."""
+    known = {variable(each.name) for each in fields(Settings)}
+    return [
+        name
+        for name in sorted(environment)
+        if name.startswith(PREFIX) and name not in known and not name.startswith((f"{PREFIX}PORT", f"{PREFIX}SERVICE_"))
+    ]

@@ -1,0 +1,204 @@
+"""Binary bodies of `POST /sample`: raw bytes (`application/octet-stream`) and NumPy files (`application/x-npy`).
+
+The parameters are in the query string; an .npz body may carry those that have one value a row as arrays.
+"""
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+import orjson
+from gumball import contract
+
+from gumball_server.domain import (
+    BFLOAT16,
+    Array,
+    MalformedError,
+    Parameters,
+    Reason,
+    SampleRequest,
+    SampleResult,
+    SamplingError,
+    invalid,
+    sample_request,
+    unknown_field,
+)
+from gumball_server.wire.arrays import LOGITS_DTYPES, logits_from_bytes, to_float32
+
+_PER_ROW = ("seeds", "first_draw", "tau", "temperature")
+_NPY_MAGIC, _ZIP_MAGIC = b"\x93NUMPY", b"PK\x03\x04"
+
+
+def decode_raw(body: bytes, query: bytes) -> SampleRequest:
+    """The request in raw logits and a query string with `shape`, `dtype` and the parameters."""
+    given = _read_query(query)
+    try:
+        shape, dtype = given.pop("shape"), given.pop("dtype")
+    except KeyError as missing:
+        raise invalid(missing.args[0], "is required with a body of application/octet-stream") from None
+    return sample_request(logits_from_bytes(body, shape, dtype), Parameters(**given))
+
+
+def decode_npy(body: bytes, query: bytes, max_bytes: int) -> SampleRequest:
+    """The request in an .npy or .npz file (of at most `max_bytes` unpacked) and a query string."""
+    given = _read_query(query)
+    for field in ("shape", "dtype"):
+        if field in given:
+            raise invalid(field, "the .npy body has its own")
+    if not body.startswith(_ZIP_MAGIC):
+        return sample_request(_logits(_read_npy("logits", body)), Parameters(**given))
+    arrays = _read_npz(body, max_bytes)
+    for field in arrays.keys() & given.keys():
+        raise invalid(field, "is both in the query string and in the .npz body")
+    try:
+        logits = _logits(arrays.pop("logits"))
+    except KeyError:
+        raise invalid("logits", "is required") from None
+    return sample_request(logits, Parameters(**given, **arrays))
+
+
+def encode_raw(result: SampleResult) -> tuple[bytes, dict[str, str]]:
+    """The outputs' bytes one after another, and the headers that describe them."""
+    arrays = result.outputs.items()
+    described = [{"name": name.value, "dtype": str(array.dtype), "shape": array.shape} for name, array in arrays]
+    headers = _headers(result) | {"gumball-outputs": orjson.dumps(described).decode()}
+    return b"".join(array.data for array in result.outputs.values()), headers
+
+
+def encode_npy(result: SampleResult) -> tuple[bytes, dict[str, str]]:
+    """One output as an .npy file, several as an .npz file, and the headers with the rest of the answer."""
+    file = io.BytesIO()
+    if len(result.outputs) == 1:
+        np.save(file, *result.outputs.values())
+    else:
+        np.savez(file, allow_pickle=False, **{output.value: array for output, array in result.outputs.items()})
+    return file.getvalue(), _headers(result)
+
+
+def _headers(result: SampleResult) -> dict[str, str]:
+    request = result.request
+    headers = {
+        "gumball-contract": contract.VERSION,
+        "gumball-tau": ",".join(map(repr, request.tau.tolist())),
+        "gumball-queue-ns": str(result.queue_ns),
+        "gumball-compute-ns": str(result.compute_ns),
+    }
+    if request.seed is not None:
+        headers["gumball-seed"] = str(request.seed)
+    return headers
+
+
+def _integer(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"must be a non-negative integer, is {text!r}")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"must be a number, is {text!r}") from None
+
+
+def _list_of(read: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    return lambda text: [read(item) for item in text.split(",")]
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(_list_of(_integer)(text))
+
+
+def _dtype(text: str) -> np.dtype[Any]:
+    if text not in LOGITS_DTYPES:
+        raise ValueError(f"must be one of {', '.join(LOGITS_DTYPES)}, is {text!r}")
+    return LOGITS_DTYPES[text]
+
+
+_READ: Mapping[str, Callable[[str], Any]] = {
+    "shape": _shape,
+    "dtype": _dtype,
+    "mode": str,
+    "outputs": _list_of(str),
+    "seed": _integer,
+    "seeds": _list_of(_integer),
+    "draws": _integer,
+    "first_row": _integer,
+    "first_draw": _list_of(_integer),
+    "tau": _list_of(_number),
+    "temperature": _list_of(_number),
+}
+QUERY_FIELDS = tuple(_READ)
+if _READ.keys() - {"shape", "dtype"} != {field.name for field in fields(Parameters)}:
+    raise AssertionError("every parameter must be readable from a query string")
+
+
+def _read_query(query: bytes) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise MalformedError("the query string does not parse") from None
+    for name, text in pairs:
+        if name not in _READ:
+            raise unknown_field(name)
+        if name in given:
+            raise invalid(name, "is given twice")
+        try:
+            given[name] = _READ[name](text)
+        except ValueError as error:
+            raise invalid(name, str(error)) from None
+    return given
+
+
+def _read_npz(body: bytes, max_bytes: int) -> dict[str, Array]:
+    arrays = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > max_bytes:
+                raise SamplingError(Reason.TOO_LARGE, f"unpacks to more than {max_bytes} bytes", "logits")
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                if name not in ("logits", *_PER_ROW):
+                    raise unknown_field(name)
+                arrays[name] = _read_npy(name, archive.read(member))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise MalformedError(f"the .npz file does not parse: {error}") from None
+    return arrays
+
+
+def _read_npy(name: str, data: bytes) -> Array:
+    """The array in an .npy file. Its size is checked before anything of that size is made."""
+    if not data.startswith(_NPY_MAGIC):
+        raise MalformedError("is not an .npy file", name)
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, fortran_order, dtype = read_header(file)
+    except (ValueError, KeyError) as error:
+        raise MalformedError(f"the .npy header does not parse: {error}", name) from None
+    if dtype.hasobject or dtype.itemsize == 0:
+        raise invalid(name, f"has dtype {dtype}, must hold numbers")
+    values, needed = memoryview(data)[file.tell() :], math.prod(shape) * dtype.itemsize
+    if len(values) != needed or min(shape, default=0) < 0:
+        raise invalid(name, f"shape {list(shape)} of {dtype} needs {needed} bytes, there are {len(values)}")
+    return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+def _logits(values: Array) -> Array:
+    if values.dtype.kind == "V" and values.dtype.itemsize == 2 and values.dtype.fields is None:
+        return values.view(BFLOAT16)  # how a bfloat16 array is saved
+    if values.dtype.kind != "f" or values.dtype.itemsize not in (2, 4, 8):
+        raise invalid("logits", f"has dtype {values.dtype}, must be float32, float16, bfloat16 or float64")
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    return to_float32(values) if values.dtype.itemsize == 8 else values

@@ -1,0 +1,156 @@
+"""JSON bodies of `POST /sample`."""
+
+import re
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import orjson
+from gumball import contract
+
+from gumball_server.domain import (
+    MAX_SEED,
+    Array,
+    MalformedError,
+    Parameters,
+    SampleRequest,
+    SampleResult,
+    SamplingError,
+    invalid,
+    sample_request,
+    unknown_field,
+)
+from gumball_server.wire.arrays import to_float32
+
+Number = float | None
+Row = list[Number]
+
+# The only positive float32 whose shortest decimal does not come back when it is read through a float64, as JSON
+# readers do (7.038531e-26; found by trying all 2^31).
+_NOT_SHORT = np.uint32(0x15AE43FD)
+
+
+def _about(text: str, *examples: Any, **schema: Any) -> msgspec.Meta:
+    return msgspec.Meta(description=text, examples=list(examples) or None, extra_json_schema=schema or None)
+
+
+class JsonRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The members of a JSON request. Its JSON schema is the published one, so the two cannot differ."""
+
+    logits: msgspec.Raw
+    mode: Annotated[str | None, _about("hard (the default), soft or straight_through", "soft")] = None
+    outputs: Annotated[list[str] | None, _about("any of index, one_hot and soft; by default as mode says")] = None
+    seed: Annotated[int | str | None, _about("0 to 2^64 - 1, or a decimal string; drawn when absent", 42, "42")] = None
+    seeds: Annotated[list[int | str] | None, _about("one a row, instead of seed; each row is then row number 0")] = None
+    draws: Annotated[int | None, _about("samples a row; 1 by default", 1)] = None
+    first_row: Annotated[int | None, _about("number of the first row; 0 by default")] = None
+    first_draw: Annotated[int | list[int] | None, _about("number of the first draw, or one a row; 0 by default")] = None
+    tau: Annotated[float | list[float] | None, _about("2^-40 to 2^40, or one a row; 1 by default", 0.5)] = None
+    temperature: Annotated[float | list[float] | None, _about("0, or as tau, or one a row; 1 by default")] = None
+
+
+_request = msgspec.json.Decoder(JsonRequest)
+_logits = msgspec.json.Decoder(list[Row | Number])
+
+_PATH = re.compile(r"^(?P<detail>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"unknown field `(.*)`")
+_MISSING = re.compile(r"missing required field `(.*)`")
+
+
+def decode(body: bytes) -> SampleRequest:
+    """The request in a JSON body. Raises SamplingError naming the member at fault."""
+    try:
+        given = _request.decode(body)
+    except msgspec.DecodeError as error:
+        raise _refusal(error) from None
+    return sample_request(
+        _logits_array(given.logits),
+        Parameters(
+            mode=given.mode,
+            outputs=given.outputs,
+            seed=None if given.seed is None else _seed("seed", given.seed),
+            seeds=None if given.seeds is None else [_seed(f"seeds[{i}]", s) for i, s in enumerate(given.seeds)],
+            draws=given.draws,
+            first_row=given.first_row,
+            first_draw=given.first_draw,
+            tau=given.tau,
+            temperature=given.temperature,
+        ),
+    )
+
+
+def encode(result: SampleResult) -> bytes:
+    """The JSON answer of a result."""
+    request = result.request
+    answer: dict[str, Any] = {"contract": contract.VERSION}
+    if request.seeds is None:
+        answer["seed"] = str(request.seed)
+    else:
+        answer["seeds"] = [str(seed) for seed in request.seeds.tolist()]
+    answer["tau"] = request.tau.tolist()
+    answer["shape"] = {"rows": request.rows, "draws": request.draws, "categories": request.categories}
+    for output, array in result.outputs.items():
+        answer[output.value] = _exact_in_decimal(array)
+    answer["timings"] = {"queue_ns": result.queue_ns, "compute_ns": result.compute_ns}
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def schema() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The JSON schema of a request (a reference), and the components it refers to."""
+    (reference,), components = msgspec.json.schema_components([JsonRequest], ref_template="#/components/schemas/{name}")
+    row = {"type": "array", "minItems": 1, "items": {"type": ["number", "null"]}}
+    components["JsonRequest"]["properties"]["logits"] = {
+        "description": "[rows, categories], or [categories] for one row; null masks a category",
+        "anyOf": [{"type": "array", "minItems": 1, "items": row}, row],
+        "examples": [[[0.1, 2.0, -1.0]]],
+    }
+    return reference, components
+
+
+def _logits_array(raw: msgspec.Raw) -> Array:
+    try:
+        rows = _logits.decode(raw)
+    except msgspec.DecodeError as error:
+        raise _refusal(error, inside="logits") from None
+    try:
+        values = np.array(rows, np.float64)
+    except ValueError:
+        raise _ragged(rows) from None
+    # JSON has no NaN, so a NaN here was a null, and masks.
+    return to_float32(np.where(np.isnan(values), -np.inf, values))
+
+
+def _ragged(rows: list[Row | Number]) -> SamplingError:
+    for i, row in enumerate(rows):
+        if not isinstance(row, list):
+            return invalid(f"logits[{i}]", "must be a list of numbers, as the rows beside it")
+        if len(row) != len(rows[0] or ()):
+            return invalid(f"logits[{i}]", f"has {len(row)} categories, the rows before it have {len(rows[0] or ())}")
+    return invalid("logits", "must be [rows, categories] numbers")
+
+
+def _seed(field: str, value: int | str) -> int:
+    if isinstance(value, int):
+        return value
+    if not (value.isascii() and value.isdecimal() and len(value) <= len(str(MAX_SEED))):
+        raise invalid(field, f"must be an integer or a decimal string from 0 to {MAX_SEED}")
+    return int(value)
+
+
+def _refusal(error: msgspec.DecodeError, inside: str = "") -> SamplingError:
+    found = _PATH.match(str(error))
+    detail, path = (found["detail"], found["path"] or "") if found else (str(error), "")
+    if not isinstance(error, msgspec.ValidationError):
+        return MalformedError(detail, inside + path)
+    if unknown := _UNKNOWN.search(detail):
+        return unknown_field(unknown[1])
+    if missing := _MISSING.search(detail):
+        return invalid(missing[1], "is required")
+    return invalid(inside + path, detail[0].lower() + detail[1:])
+
+
+def _exact_in_decimal(array: Array) -> Array:
+    """An array whose shortest decimals give its bits back."""
+    if array.dtype == np.float32 and (array.view(np.uint32) == _NOT_SHORT).any():
+        return array.astype(np.float64)
+    return array
