@@ -125,9 +125,9 @@ class SampleRequest:
     seeds: npt.NDArray[np.uint64] | None  # [rows]
     draws: int
     first_row: int
-    first_draw: npt.NDArray[np.uint32]  # [1] or [rows]
-    tau: npt.NDArray[np.float64]  # [1] or [rows]
-    temperature: npt.NDArray[np.float64]  # [1] or [rows]
+    first_draw: int | npt.NDArray[np.uint32]  # for every row, or [rows]
+    tau: float | npt.NDArray[np.float64]  # for every row, or [rows]
+    temperature: float | npt.NDArray[np.float64]  # for every row, or [rows]
 
     @property
     def rows(self) -> int:
@@ -136,6 +136,11 @@ class SampleRequest:
     @property
     def categories(self) -> int:
         return int(self.logits.shape[1])
+
+    @property
+    def taus(self) -> list[float]:
+        """The tau used: one, or one a row."""
+        return [self.tau] if isinstance(self.tau, float) else self.tau.tolist()
 
     @property
     def elements(self) -> int:
@@ -175,14 +180,13 @@ def sample_request(logits: Array, given: Parameters) -> SampleRequest:
         raise invalid("first_row", "goes with seed: with seeds every row is row number 0")
     if first_row + rows > MAX_COUNT:
         raise invalid("first_row", f"{rows} rows from {first_row} on would pass row number 2^32 - 1")
-    first_draw = _per_row("first_draw", given.first_draw, rows, np.dtype(np.uint32), 0)
-    if int(first_draw.max()) + draws > MAX_COUNT:
-        raise invalid("first_draw", f"{draws} draws from {first_draw.max()} on would pass draw number 2^32 - 1")
-    tau = _per_row("tau", given.tau, rows, np.dtype(np.float64), 1.0)
-    temperature = _per_row("temperature", given.temperature, rows, np.dtype(np.float64), 1.0)
-    _check_range("tau", tau, zero_allowed=False)
-    _check_range("temperature", temperature, zero_allowed=True)
-    if Output.SOFT in outputs and not temperature.all():
+    first_draw = 0 if given.first_draw is None else _first_draw(given.first_draw, rows)
+    last_first = first_draw if isinstance(first_draw, int) else int(first_draw.max())
+    if last_first + draws > MAX_COUNT:
+        raise invalid("first_draw", f"{draws} draws from {last_first} on would pass draw number 2^32 - 1")
+    tau = 1.0 if given.tau is None else _divisor("tau", given.tau, rows, zero_allowed=False)
+    temperature = 1.0 if given.temperature is None else _divisor("temperature", given.temperature, rows)
+    if Output.SOFT in outputs and not np.all(temperature):
         raise invalid("temperature", "0 has no soft sample: ask for index or one_hot")
     return SampleRequest(logits, outputs, mode, seed, seeds, draws, first_row, first_draw, tau, temperature)
 
@@ -233,10 +237,7 @@ def _seed(given: Parameters, rows: int) -> tuple[int | None, npt.NDArray[np.uint
     if given.seeds is not None:
         if given.seed is not None:
             raise invalid("seeds", "give seed or seeds, not both")
-        seeds = _per_row("seeds", given.seeds, rows, np.dtype(np.uint64), 0)
-        if seeds.size != rows:
-            raise invalid("seeds", f"has {seeds.size} values for {rows} rows")
-        return None, seeds
+        return None, _one_a_row("seeds", _integers("seeds", given.seeds, np.dtype(np.uint64)), rows)
     if given.seed is None:
         return secrets.randbits(64), None
     return _count("seed", given.seed, 0, MAX_SEED), None
@@ -248,41 +249,51 @@ def _count(field: str, value: int, low: int, high: int) -> int:
     return value
 
 
-def _per_row(field: str, value: Any, rows: int, dtype: np.dtype[Any], default: float) -> Array:
-    """[1] or [rows] of `dtype`, from nothing, a scalar or a list. Integers must fit; they never wrap."""
-    if value is None:
-        return np.array([default], dtype)
-    values = np.atleast_1d(_integers(field, value, dtype) if dtype.kind == "u" else _numbers(field, value))
-    if values.shape not in ((1,), (rows,)):
-        raise invalid(field, f"must be one value or one a row ({rows}), has shape {list(values.shape)}")
+def _first_draw(value: int | Iterable[int], rows: int) -> int | npt.NDArray[np.uint32]:
+    if isinstance(value, int):
+        return _count("first_draw", value, 0, MAX_COUNT - 1)
+    values = _integers("first_draw", value, np.dtype(np.uint32))
+    return int(values[0]) if values.size == 1 else _one_a_row("first_draw", values, rows)
+
+
+def _divisor(
+    field: str, value: float | Iterable[float], rows: int, *, zero_allowed: bool = True
+) -> float | npt.NDArray[np.float64]:
+    """tau or temperature: one for every row, or one a row."""
+    low, high = contract.PARAMETER_RANGE
+    allowed = f"must be {'0 or ' if zero_allowed else ''}from 2^-40 to 2^40"
+    if isinstance(value, (int, float)):
+        if not (low <= value <= high or (zero_allowed and value == 0)):
+            raise invalid(field, f"{allowed}, is {value}")
+        return float(value)
+    try:
+        values = np.asarray(value, np.float64)
+    except (OverflowError, ValueError, TypeError):
+        raise invalid(field, "must be numbers") from None
+    if values.size == 1:
+        return _divisor(field, values.item(), rows, zero_allowed=zero_allowed)
+    _one_a_row(field, values, rows)
+    good = (values >= low) & (values <= high) | (zero_allowed & (values == 0))
+    if not good.all():
+        bad = int(good.argmin())
+        raise invalid(f"{field}[{bad}]", f"{allowed}, is {values[bad]}")
     return values
 
 
-def _numbers(field: str, value: Any) -> npt.NDArray[np.float64]:
-    try:
-        return np.asarray(value, np.float64)
-    except (OverflowError, ValueError, TypeError):
-        raise invalid(field, "must be numbers") from None
+def _one_a_row(field: str, values: Array, rows: int) -> Array:
+    if values.shape != (rows,):
+        raise invalid(field, f"must have one value a row, that is {rows}, has shape {list(values.shape)}")
+    return values
 
 
 def _integers(field: str, value: Any, dtype: np.dtype[Any]) -> Array:
+    """An array of `dtype`. Integers must fit; they never wrap."""
     values = np.asarray(value)
     if values.dtype == dtype:
         return values
     # Beside large integers NumPy turns a list into objects or floats, so judge the numbers one by one.
-    numbers = np.asarray(value, object).ravel()
+    numbers = np.asarray(value, object)
     limit = 2 ** (8 * dtype.itemsize)
-    if not all(isinstance(n, (int, np.integer)) and 0 <= n < limit for n in numbers):
+    if not all(isinstance(number, (int, np.integer)) and 0 <= number < limit for number in numbers.ravel()):
         raise invalid(field, f"must be integers from 0 to {limit - 1}")
-    return np.asarray(value, object).astype(dtype)
-
-
-def _check_range(field: str, values: npt.NDArray[np.float64], *, zero_allowed: bool) -> None:
-    low, high = contract.PARAMETER_RANGE
-    good = (values >= low) & (values <= high)
-    if zero_allowed:
-        good |= values == 0
-    if not good.all():
-        bad = int(good.argmin())
-        where = field if values.size == 1 else f"{field}[{bad}]"
-        raise invalid(where, f"must be {'0 or ' if zero_allowed else ''}from 2^-40 to 2^40, is {values[bad]}")
+    return numbers.astype(dtype)

@@ -25,8 +25,7 @@ def to_float32(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """Float64 logits, each rounded to the nearest float32. Refuses a finite one that would become infinite."""
     with np.errstate(over="ignore"):
         rounded = values.astype(np.float32)
-    lost = np.isinf(rounded) & np.isfinite(values)
-    if lost.any():
+    if not np.isfinite(rounded).all() and (lost := np.isinf(rounded) & np.isfinite(values)).any():
         where = np.unravel_index(int(lost.argmax()), lost.shape)
         field = "logits" + "".join(f"[{i}]" for i in where)
         raise invalid(field, f"{values[where]} is beyond float32")

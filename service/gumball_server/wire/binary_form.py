@@ -75,7 +75,8 @@ def encode_npy(result: SampleResult) -> tuple[bytes, dict[str, str]]:
     """One output as an .npy file, several as an .npz file, and the headers with the rest of the answer."""
     file = io.BytesIO()
     if len(result.outputs) == 1:
-        np.save(file, *result.outputs.values())
+        (array,) = result.outputs.values()
+        np.save(file, array)
     else:
         np.savez(file, allow_pickle=False, **{output.value: array for output, array in result.outputs.items()})
     return file.getvalue(), _headers(result)
@@ -85,7 +86,7 @@ def _headers(result: SampleResult) -> dict[str, str]:
     request = result.request
     headers = {
         "gumball-contract": contract.VERSION,
-        "gumball-tau": ",".join(map(repr, request.tau.tolist())),
+        "gumball-tau": ",".join(map(repr, request.taus)),
         "gumball-queue-ns": str(result.queue_ns),
         "gumball-compute-ns": str(result.compute_ns),
     }
@@ -157,8 +158,8 @@ def _read_query(query: bytes) -> dict[str, Any]:
     return given
 
 
-def _read_npz(body: bytes, max_bytes: int) -> dict[str, Array]:
-    arrays = {}
+def _read_npz(body: bytes, max_bytes: int) -> dict[str, Any]:
+    arrays: dict[str, Any] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             if sum(member.file_size for member in archive.infolist()) > max_bytes:

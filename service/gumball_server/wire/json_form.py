@@ -87,7 +87,7 @@ def encode(result: SampleResult) -> bytes:
         answer["seed"] = str(request.seed)
     else:
         answer["seeds"] = [str(seed) for seed in request.seeds.tolist()]
-    answer["tau"] = request.tau.tolist()
+    answer["tau"] = request.taus
     answer["shape"] = {"rows": request.rows, "draws": request.draws, "categories": request.categories}
     for output, array in result.outputs.items():
         answer[output.value] = _exact_in_decimal(array)
@@ -116,16 +116,18 @@ def _logits_array(raw: msgspec.Raw) -> Array:
         values = np.array(rows, np.float64)
     except ValueError:
         raise _ragged(rows) from None
-    # JSON has no NaN, so a NaN here was a null, and masks.
-    return to_float32(np.where(np.isnan(values), -np.inf, values))
+    values[np.isnan(values)] = -np.inf  # JSON has no NaN, so this was a null, and masks
+    return to_float32(values)
 
 
 def _ragged(rows: list[Row | Number]) -> SamplingError:
+    categories = None
     for i, row in enumerate(rows):
         if not isinstance(row, list):
             return invalid(f"logits[{i}]", "must be a list of numbers, as the rows beside it")
-        if len(row) != len(rows[0] or ()):
-            return invalid(f"logits[{i}]", f"has {len(row)} categories, the rows before it have {len(rows[0] or ())}")
+        if categories is not None and len(row) != categories:
+            return invalid(f"logits[{i}]", f"has {len(row)} categories, the rows before it have {categories}")
+        categories = len(row)
     return invalid("logits", "must be [rows, categories] numbers")
 
 

@@ -55,7 +55,7 @@ def encode(result: SampleResult, request_id: int) -> pb.SampleResponse:
         contract=contract.VERSION,
         seed=request.seed,
         seeds=None if request.seeds is None else request.seeds.tolist(),
-        tau=request.tau.tolist(),
+        tau=request.taus,
         shape=pb.Shape(rows=request.rows, draws=request.draws, categories=request.categories),
         timings=pb.Timings(queue_ns=result.queue_ns, compute_ns=result.compute_ns),
         **{output.value: _tensor(array) for output, array in result.outputs.items()},
@@ -71,7 +71,7 @@ def _refuse_what_is_not_built(message: pb.SampleRequest) -> None:
 
 
 def _refuse_unknown(message: Message, inside: str) -> None:
-    for field in UnknownFieldSet(message):
+    for field in UnknownFieldSet(message):  # type: ignore[attr-defined]  # its stub lacks iteration
         raise unknown_field(f"{inside}{field.field_number}")
 
 
