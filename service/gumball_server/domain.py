@@ -1,7 +1,7 @@
 """What the service speaks of: requests, results, and the reasons for having no result. NumPy only, no framework."""
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -191,17 +191,20 @@ def sample_request(logits: Array, given: Parameters) -> SampleRequest:
     return SampleRequest(logits, outputs, mode, seed, seeds, draws, first_row, first_draw, tau, temperature)
 
 
-def _logits(logits: Array) -> Array:
-    if logits.ndim == 1:
-        logits = logits[None]
-    if logits.ndim != 2:
-        raise invalid("logits", f"must be [rows, categories] or [categories], has {logits.ndim} dimensions")
-    rows, categories = logits.shape
-    if not 1 <= rows <= MAX_COUNT:
-        raise invalid("logits", f"must have at least one row and at most 2^32, has {rows}")
+def check_shape(shape: Sequence[int]) -> None:
+    """Refuse a shape that logits cannot have, before anything of that shape is made."""
+    if len(shape) not in (1, 2):
+        raise invalid("logits", f"must be [rows, categories] or [categories], has {len(shape)} dimensions")
+    *rows, categories = shape
+    if rows and not 1 <= rows[0] <= MAX_COUNT:
+        raise invalid("logits", f"must have at least one row and at most 2^32, has {rows[0]}")
     if not 1 <= categories <= contract.MAX_CATEGORIES:
         raise invalid("logits", f"must have 1 to {contract.MAX_CATEGORIES} categories a row, has {categories}")
-    return np.require(logits, requirements=("C", "A"))
+
+
+def _logits(logits: Array) -> Array:
+    check_shape(logits.shape)
+    return np.require(logits if logits.ndim == 2 else logits[None], requirements=("C", "A"))
 
 
 def _mode(name: str | None) -> Mode:
@@ -266,10 +269,10 @@ def _divisor(
         if not (low <= value <= high or (zero_allowed and value == 0)):
             raise invalid(field, f"{allowed}, is {value}")
         return float(value)
-    try:
-        values = np.asarray(value, np.float64)
-    except (OverflowError, ValueError, TypeError):
-        raise invalid(field, "must be numbers") from None
+    values = np.asarray(value)
+    if values.dtype.kind not in "fiu":
+        raise invalid(field, "must be numbers")
+    values = values.astype(np.float64)
     if values.size == 1:
         return _divisor(field, values.item(), rows, zero_allowed=zero_allowed)
     _one_a_row(field, values, rows)
@@ -291,6 +294,8 @@ def _integers(field: str, value: Any, dtype: np.dtype[Any]) -> Array:
     values = np.asarray(value)
     if values.dtype == dtype:
         return values
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "iu":
+        raise invalid(field, f"must be integers, has dtype {value.dtype}")
     # Beside large integers NumPy turns a list into objects or floats, so judge the numbers one by one.
     numbers = np.asarray(value, object)
     limit = 2 ** (8 * dtype.itemsize)

@@ -21,7 +21,7 @@ from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
 from gumball_server.metrics import Metrics
 from gumball_server.openapi import DESCRIPTION, add_sample
-from gumball_server.wire import binary_form, json_form
+from gumball_server.wire import binary_form, json_form, text
 
 STATUS = {
     Reason.INVALID_ARGUMENT: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -120,6 +120,10 @@ class SampleEndpoint:
         if scope["method"] != "POST":
             raise SamplingError(Reason.METHOD, f"{scope['method']} is not offered here, only POST")
         headers = dict(scope["headers"])
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise SamplingError(
+                Reason.MEDIA_TYPE, "must be identity: compressed bodies are not read", "Content-Encoding"
+            )
         form = _form_of_body(headers.get(b"content-type", b""))
         answer_form = _form_of_answer(headers.get(b"accept", b""), form)
         timeout = _timeout(headers.get(b"request-timeout"))
@@ -228,24 +232,26 @@ def _form_of_body(content_type: bytes) -> str:
 
 @lru_cache
 def _form_of_answer(accept: bytes, form_of_body: str) -> str:
-    """The form that Accept prefers; where it has no preference, the form of the body."""
-    forms = [form_of_body, *(form for form in _ENCODERS if form != form_of_body)]
-    ranges = sorted(_media_ranges(accept.decode("latin-1") or "*/*"), key=lambda each: -each[1])
-    for media_range, quality in ranges:
-        for form in forms:
-            if quality > 0 and media_range in (form, "*/*", "application/*"):
-                return form
-    raise NotAcceptableError
+    """The form that Accept likes best; among equals, the form of the body."""
+    qualities = dict(_media_ranges(accept.decode("latin-1") or "*/*"))
+
+    def quality(form: str) -> float:  # the most specific range decides (RFC 9110, 12.5.1)
+        return next((qualities[each] for each in (form, "application/*", "*/*") if each in qualities), 0.0)
+
+    best = max((form_of_body, *_ENCODERS), key=quality)
+    if not quality(best):
+        raise NotAcceptableError
+    return best
 
 
 def _media_ranges(accept: str) -> Iterable[tuple[str, float]]:
     for part in accept.split(","):
         media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        quality = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+        quality = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
         try:
-            yield media_range, float(quality)
-        except ValueError:
-            raise invalid("Accept", f"has the quality {quality!r}") from None
+            yield media_range, text.number(quality)
+        except ValueError as error:
+            raise invalid("Accept", f"the quality {error}") from None
 
 
 def _timeout(header: bytes | None) -> float | None:
@@ -253,11 +259,11 @@ def _timeout(header: bytes | None) -> float | None:
     if header is None:
         return None
     try:
-        seconds = float(header)
-    except ValueError:
-        seconds = -1.0
+        seconds = text.number(header.decode("latin-1"))
+    except ValueError as error:
+        raise invalid("Request-Timeout", str(error)) from None
     if not 0 < seconds < float("inf"):
-        raise invalid("Request-Timeout", f"must be a number of seconds above 0, is {header.decode('latin-1')!r}")
+        raise invalid("Request-Timeout", f"must be a number of seconds above 0, is {seconds}")
     return seconds
 
 

@@ -6,15 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gumball_server.domain import BFLOAT16, Array, invalid
+from gumball_server.domain import BFLOAT16, Array, check_shape, invalid
 
 LOGITS_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "bfloat16": BFLOAT16}
 
 
 def logits_from_bytes(data: bytes | memoryview, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
     """The logits in `data`, row-major little-endian, without a copy."""
-    if any(length < 0 for length in shape):
-        raise invalid("shape", f"has a negative length: {list(shape)}")
+    check_shape(shape)
     needed = math.prod(shape) * dtype.itemsize
     if len(data) != needed:
         raise invalid("logits", f"shape {list(shape)} needs {needed} bytes, there are {len(data)}")

@@ -6,7 +6,6 @@ The parameters are in the query string; an .npz body may carry those that have o
 import io
 import math
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -25,13 +24,16 @@ from gumball_server.domain import (
     SampleRequest,
     SampleResult,
     SamplingError,
+    check_shape,
     invalid,
     sample_request,
     unknown_field,
 )
+from gumball_server.wire import text
 from gumball_server.wire.arrays import LOGITS_DTYPES, logits_from_bytes, to_float32
 
 _PER_ROW = ("seeds", "first_draw", "tau", "temperature")
+_NPY_VERSIONS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _NPY_MAGIC, _ZIP_MAGIC = b"\x93NUMPY", b"PK\x03\x04"
 
 
@@ -95,31 +97,18 @@ def _headers(result: SampleResult) -> dict[str, str]:
     return headers
 
 
-def _integer(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise ValueError(f"must be a non-negative integer, is {text!r}")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"must be a number, is {text!r}") from None
-
-
 def _list_of(read: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    return lambda text: [read(item) for item in text.split(",")]
+    return lambda items: [read(item) for item in items.split(",")]
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    return tuple(_list_of(_integer)(text))
+def _shape(items: str) -> tuple[int, ...]:
+    return tuple(text.integer(item) for item in items.split(","))
 
 
-def _dtype(text: str) -> np.dtype[Any]:
-    if text not in LOGITS_DTYPES:
-        raise ValueError(f"must be one of {', '.join(LOGITS_DTYPES)}, is {text!r}")
-    return LOGITS_DTYPES[text]
+def _dtype(name: str) -> np.dtype[Any]:
+    if name not in LOGITS_DTYPES:
+        raise ValueError(f"must be one of {', '.join(LOGITS_DTYPES)}, is {name!r}")
+    return LOGITS_DTYPES[name]
 
 
 _READ: Mapping[str, Callable[[str], Any]] = {
@@ -127,13 +116,13 @@ _READ: Mapping[str, Callable[[str], Any]] = {
     "dtype": _dtype,
     "mode": str,
     "outputs": _list_of(str),
-    "seed": _integer,
-    "seeds": _list_of(_integer),
-    "draws": _integer,
-    "first_row": _integer,
-    "first_draw": _list_of(_integer),
-    "tau": _list_of(_number),
-    "temperature": _list_of(_number),
+    "seed": text.integer,
+    "seeds": _list_of(text.integer),
+    "draws": text.integer,
+    "first_row": text.integer,
+    "first_draw": _list_of(text.integer),
+    "tau": _list_of(text.number),
+    "temperature": _list_of(text.number),
 }
 QUERY_FIELDS = tuple(_READ)
 if _READ.keys() - {"shape", "dtype"} != {field.name for field in fields(Parameters)}:
@@ -146,13 +135,13 @@ def _read_query(query: bytes) -> dict[str, Any]:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query))
     except ValueError:
         raise MalformedError("the query string does not parse") from None
-    for name, text in pairs:
+    for name, value in pairs:
         if name not in _READ:
             raise unknown_field(name)
         if name in given:
             raise invalid(name, "is given twice")
         try:
-            given[name] = _READ[name](text)
+            given[name] = _READ[name](value)
         except ValueError as error:
             raise invalid(name, str(error)) from None
     return given
@@ -162,38 +151,51 @@ def _read_npz(body: bytes, max_bytes: int) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > max_bytes:
-                raise SamplingError(Reason.TOO_LARGE, f"unpacks to more than {max_bytes} bytes", "logits")
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                if name not in ("logits", *_PER_ROW):
-                    raise unknown_field(name)
-                arrays[name] = _read_npy(name, archive.read(member))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            _check_unpacked_size(archive, max_bytes)
+            files = {member.filename.removesuffix(".npy"): archive.read(member) for member in archive.infolist()}
+    except SamplingError:
+        raise
+    except Exception as error:  # zipfile raises a dozen kinds on what is no .npz file
         raise MalformedError(f"the .npz file does not parse: {error}") from None
+    for name, data in files.items():
+        if name not in ("logits", *_PER_ROW):
+            raise unknown_field(name)
+        arrays[name] = _read_npy(name, data)
     return arrays
+
+
+def _check_unpacked_size(archive: zipfile.ZipFile, max_bytes: int) -> None:
+    if sum(member.file_size for member in archive.infolist()) > max_bytes:
+        raise SamplingError(Reason.TOO_LARGE, f"unpacks to more than {max_bytes} bytes", "logits")
 
 
 def _read_npy(name: str, data: bytes) -> Array:
     """The array in an .npy file. Its size is checked before anything of that size is made."""
-    if not data.startswith(_NPY_MAGIC):
-        raise MalformedError("is not an .npy file", name)
-    file = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran_order, dtype = read_header(file)
-    except (ValueError, KeyError) as error:
-        raise MalformedError(f"the .npy header does not parse: {error}", name) from None
-    if dtype.hasobject or dtype.itemsize == 0:
-        raise invalid(name, f"has dtype {dtype}, must hold numbers")
-    values, needed = memoryview(data)[file.tell() :], math.prod(shape) * dtype.itemsize
+    shape, fortran_order, dtype, start = _read_npy_header(name, data)
+    if name == "logits":
+        check_shape(shape)
+    values, needed = memoryview(data)[start:], math.prod(shape) * dtype.itemsize
     if len(values) != needed or min(shape, default=0) < 0:
         raise invalid(name, f"shape {list(shape)} of {dtype} needs {needed} bytes, there are {len(values)}")
     return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+def _read_npy_header(name: str, data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, order, dtype, and where the values start."""
+    if not data.startswith(_NPY_MAGIC):
+        raise MalformedError("is not an .npy file", name)
+    version = (*data[6:8],)
+    if version not in _NPY_VERSIONS:
+        raise MalformedError(f"has version {version} of the .npy format, must have (1, 0) or (2, 0)", name)
+    file = io.BytesIO(data)
+    file.seek(len(_NPY_MAGIC) + len(version))
+    try:
+        shape, fortran_order, dtype = _NPY_VERSIONS[version](file)
+    except Exception as error:  # NumPy evaluates the header, and raises whatever that raises
+        raise MalformedError(f"the .npy header does not parse: {error}", name) from None
+    if dtype.hasobject or dtype.itemsize == 0 or dtype.subdtype is not None:
+        raise invalid(name, f"has dtype {dtype}, must hold numbers")
+    return shape, fortran_order, dtype, file.tell()
 
 
 def _logits(values: Array) -> Array:

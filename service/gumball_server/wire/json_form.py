@@ -9,7 +9,6 @@ import orjson
 from gumball import contract
 
 from gumball_server.domain import (
-    MAX_SEED,
     Array,
     MalformedError,
     Parameters,
@@ -20,6 +19,7 @@ from gumball_server.domain import (
     sample_request,
     unknown_field,
 )
+from gumball_server.wire import text
 from gumball_server.wire.arrays import to_float32
 
 Number = float | None
@@ -30,8 +30,8 @@ Row = list[Number]
 _NOT_SHORT = np.uint32(0x15AE43FD)
 
 
-def _about(text: str, *examples: Any, **schema: Any) -> msgspec.Meta:
-    return msgspec.Meta(description=text, examples=list(examples) or None, extra_json_schema=schema or None)
+def _about(description: str, *examples: Any, **schema: Any) -> msgspec.Meta:
+    return msgspec.Meta(description=description, examples=list(examples) or None, extra_json_schema=schema or None)
 
 
 class JsonRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -53,15 +53,19 @@ _request = msgspec.json.Decoder(JsonRequest)
 _logits = msgspec.json.Decoder(list[Row | Number])
 
 _PATH = re.compile(r"^(?P<detail>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
-_UNKNOWN = re.compile(r"unknown field `(.*)`")
+_UNKNOWN = re.compile(r"unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(.*)`")
+# Of a parser that is given what is no JSON: a wrong character or value, text that is no UTF-8, too many brackets.
+_PARSER_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode(body: bytes) -> SampleRequest:
     """The request in a JSON body. Raises SamplingError naming the member at fault."""
+    if not body:
+        raise MalformedError("the body is empty")
     try:
         given = _request.decode(body)
-    except msgspec.DecodeError as error:
+    except _PARSER_ERRORS as error:
         raise _refusal(error) from None
     return sample_request(
         _logits_array(given.logits),
@@ -110,8 +114,10 @@ def schema() -> tuple[dict[str, Any], dict[str, Any]]:
 def _logits_array(raw: msgspec.Raw) -> Array:
     try:
         rows = _logits.decode(raw)
-    except msgspec.DecodeError as error:
+    except _PARSER_ERRORS as error:
         raise _refusal(error, inside="logits") from None
+    if not rows:
+        raise invalid("logits", "has no rows")
     try:
         values = np.array(rows, np.float64)
     except ValueError:
@@ -134,12 +140,13 @@ def _ragged(rows: list[Row | Number]) -> SamplingError:
 def _seed(field: str, value: int | str) -> int:
     if isinstance(value, int):
         return value
-    if not (value.isascii() and value.isdecimal() and len(value) <= len(str(MAX_SEED))):
-        raise invalid(field, f"must be an integer or a decimal string from 0 to {MAX_SEED}")
-    return int(value)
+    try:
+        return text.integer(value)
+    except ValueError as error:
+        raise invalid(field, str(error)) from None
 
 
-def _refusal(error: msgspec.DecodeError, inside: str = "") -> SamplingError:
+def _refusal(error: Exception, inside: str = "") -> SamplingError:
     found = _PATH.match(str(error))
     detail, path = (found["detail"], found["path"] or "") if found else (str(error), "")
     if not isinstance(error, msgspec.ValidationError):

@@ -81,6 +81,8 @@ def _logits(message: pb.SampleRequest) -> Array:
     tensor = message.logits
     if tensor.dtype not in _DTYPE_OF_NUMBER:
         raise invalid("logits.dtype", f"must be one of {', '.join(LOGITS_DTYPES)}, is number {tensor.dtype}")
+    if min(tensor.shape, default=0) < 0:
+        raise invalid("logits.shape", f"has a negative length: {list(tensor.shape)}")
     return logits_from_bytes(tensor.data, tuple(tensor.shape), _DTYPE_OF_NUMBER[tensor.dtype])
 
 
