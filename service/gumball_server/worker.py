@@ -40,9 +40,12 @@ class Worker:
 
     device = "cpu"
 
-    def __init__(self, sample_rows: Callable[[Array], None], threads: int) -> None:
+    def __init__(
+        self, sample_rows: Callable[[Array], None], threads: int, shared_elements: int = SHARED_ELEMENTS
+    ) -> None:
         self._sample_rows = sample_rows
-        self.threads = threads
+        self._threads = threads
+        self._shared_elements = shared_elements
         # The calling thread takes a share itself.
         self._pool = ThreadPoolExecutor(threads - 1, "gumball-share") if threads > 1 else None
 
@@ -59,11 +62,11 @@ class Worker:
 
     def _draw(self, table: Array) -> None:
         elements = table["categories"] * table["draws"]
-        if self._pool is None or int(elements.sum()) < SHARED_ELEMENTS:
+        if self._pool is None or int(elements.sum()) < self._shared_elements:
             self._sample_rows(table)
             return
-        pieces, origin = cut_draws(table, int(elements.sum()) // self.threads)
-        first, *others = shares(pieces, self.threads)
+        pieces, origin = cut_draws(table, int(elements.sum()) // self._threads)
+        first, *others = shares(pieces, self._threads)
         running = [self._pool.submit(self._sample_rows, share) for share in others]
         self._sample_rows(first)
         for share in running:

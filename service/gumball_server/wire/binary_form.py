@@ -17,6 +17,7 @@ from gumball import contract
 
 from gumball_server.domain import (
     BFLOAT16,
+    MAX_COUNT,
     Array,
     MalformedError,
     Parameters,
@@ -88,12 +89,14 @@ def _headers(result: SampleResult) -> dict[str, str]:
     request = result.request
     headers = {
         "gumball-contract": contract.VERSION,
-        "gumball-tau": ",".join(map(repr, request.taus)),
         "gumball-queue-ns": str(result.queue_ns),
         "gumball-compute-ns": str(result.compute_ns),
     }
+    # What was given a row is not given back: it may be too much for headers.
     if request.seed is not None:
         headers["gumball-seed"] = str(request.seed)
+    if isinstance(request.tau, float):
+        headers["gumball-tau"] = repr(request.tau)
     return headers
 
 
@@ -152,14 +155,16 @@ def _read_npz(body: bytes, max_bytes: int) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             _check_unpacked_size(archive, max_bytes)
-            files = {member.filename.removesuffix(".npy"): archive.read(member) for member in archive.infolist()}
+            members = [(member.filename.removesuffix(".npy"), archive.read(member)) for member in archive.infolist()]
     except SamplingError:
         raise
     except Exception as error:  # zipfile raises a dozen kinds on what is no .npz file
         raise MalformedError(f"the .npz file does not parse: {error}") from None
-    for name, data in files.items():
+    for name, data in members:
         if name not in ("logits", *_PER_ROW):
             raise unknown_field(name)
+        if name in arrays:
+            raise invalid(name, "is given twice")
         arrays[name] = _read_npy(name, data)
     return arrays
 
@@ -174,8 +179,10 @@ def _read_npy(name: str, data: bytes) -> Array:
     shape, fortran_order, dtype, start = _read_npy_header(name, data)
     if name == "logits":
         check_shape(shape)
+    elif len(shape) > 1 or math.prod(shape) > MAX_COUNT:
+        raise invalid(name, f"must have one value a row, has shape {list(shape)}")
     values, needed = memoryview(data)[start:], math.prod(shape) * dtype.itemsize
-    if len(values) != needed or min(shape, default=0) < 0:
+    if len(values) != needed:
         raise invalid(name, f"shape {list(shape)} of {dtype} needs {needed} bytes, there are {len(values)}")
     return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran_order else "C")
 
@@ -193,6 +200,8 @@ def _read_npy_header(name: str, data: bytes) -> tuple[tuple[int, ...], bool, np.
         shape, fortran_order, dtype = _NPY_VERSIONS[version](file)
     except Exception as error:  # NumPy evaluates the header, and raises whatever that raises
         raise MalformedError(f"the .npy header does not parse: {error}", name) from None
+    if not all(type(length) is int and length >= 0 for length in shape):
+        raise MalformedError(f"the .npy header has the shape {shape}", name)
     if dtype.hasobject or dtype.itemsize == 0 or dtype.subdtype is not None:
         raise invalid(name, f"has dtype {dtype}, must hold numbers")
     return shape, fortran_order, dtype, file.tell()

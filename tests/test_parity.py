@@ -1,0 +1,116 @@
+"""One draw, every way in: the bits of the NumPy contract, and so of each other."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+
+import httpx
+import numpy as np
+import pytest
+from gumball import Client, contract
+from gumball.vectors import VECTORS, Vector
+from gumball_server.domain import Output, Parameters, SampleResult, sample_request
+from gumball_server.wire import json_form
+
+SEED, TAU = 20171103, 0.5
+MODES = {"hard": ("index",), "soft": ("soft",), "straight_through": ("index", "soft")}
+
+# (logits [rows, categories], parameters) to outputs by name
+Way = Callable[..., dict[str, np.ndarray]]
+
+
+def post(address: str, body: bytes, content_type: str, **query: object) -> httpx.Response:
+    response = httpx.post(
+        f"{address}/sample", content=body, params=query, headers={"content-type": content_type}, timeout=60
+    )
+    assert response.status_code == 200, response.text
+    return response
+
+
+def json_way(server) -> Way:
+    def sample(logits, mode: str, **parameters):
+        rows = [[None if x == -np.inf else x for x in row] for row in np.atleast_2d(logits).tolist()]
+        body = json.dumps({"logits": rows, "mode": mode, **parameters}).encode()
+        answer = json.loads(post(server.http, body, "application/json").content)
+        dtypes = {"index": np.int32, "soft": np.float32}  # through float64, as a JSON reader does
+        return {name: np.array(answer[name], np.float64).astype(dtypes[name]) for name in MODES[mode]}
+
+    return sample
+
+
+def npy_way(server) -> Way:
+    def sample(logits, **parameters):
+        file = io.BytesIO()
+        np.save(file, logits)
+        answer = np.load(io.BytesIO(post(server.http, file.getvalue(), "application/x-npy", **parameters).content))
+        if isinstance(answer, np.ndarray):
+            return {MODES[parameters["mode"]][0]: answer}
+        return dict(answer)
+
+    return sample
+
+
+def client_way(client: Client) -> Way:
+    def sample(logits, mode: str, **parameters):
+        answer = client.sample(logits, mode=mode, **parameters)
+        return {name: getattr(answer, name) for name in MODES[mode]}
+
+    return sample
+
+
+@pytest.fixture(scope="module")
+def ways(server) -> Iterator[dict[str, Way]]:
+    """Every way in. The client sends raw bytes over HTTP, and messages over gRPC."""
+    with Client(server.http) as http, Client(server.grpc) as grpc, Client("local:") as local:
+        yield {
+            "json": json_way(server),
+            "npy": npy_way(server),
+            "octet-stream": client_way(http),
+            "grpc": client_way(grpc),
+            "in process": client_way(local),
+        }
+
+
+each_way = pytest.mark.parametrize("way", ["json", "npy", "octet-stream", "grpc", "in process"])
+
+
+@pytest.fixture(scope="module")
+def reference(real_logits) -> contract.Sample:
+    return contract.straight_through(real_logits, SEED, row=np.arange(len(real_logits)), tau=TAU)
+
+
+@each_way
+@pytest.mark.parametrize("mode", MODES)
+def test_real_logits_come_back_with_the_bits_of_the_contract(ways, way: str, mode: str, real_logits, reference):
+    """32 rows of a language model's logits, in every mode."""
+    outputs = ways[way](real_logits, mode=mode, seed=SEED, tau=TAU)
+    assert outputs.keys() == set(MODES[mode])
+    for name, values in outputs.items():
+        expected = getattr(reference, name)[:, None]
+        assert values.shape == expected.shape
+        assert values.tobytes() == expected.tobytes()
+
+
+@each_way
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
+def test_the_published_vectors_hold(ways, way: str, vector: Vector):
+    """Through every way in, each published draw has its published bits."""
+    outputs = ways[way](
+        vector.logits,
+        mode="straight_through",
+        seed=vector.seed,
+        first_row=vector.row,
+        first_draw=vector.draw,
+        temperature=vector.temperature,
+        tau=vector.tau,
+    )
+    assert outputs["index"].tolist() == [[vector.index]]
+    assert vector.agrees("soft", outputs["soft"][0, 0])
+
+
+def test_a_float_whose_shortest_decimal_is_ambiguous_survives_json():
+    """0x15ae43fd is the one float32 that its shortest decimal does not bring back through a float64."""
+    value = np.array([[[0x15AE43FD]]], np.uint32).view(np.float32)
+    request = sample_request(np.zeros(1, np.float32), Parameters(mode="soft", seed=1))
+    answer = json.loads(json_form.encode(SampleResult(request, {Output.SOFT: value}, 0, 0)))
+    assert np.float32(answer["soft"][0][0][0]).tobytes() == value.tobytes()
