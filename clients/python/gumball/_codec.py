@@ -198,6 +198,9 @@ def sample_of(
         raise InvalidAnswer(f"sampled by contract {contract_name!r}; this client knows {contract.VERSION}")
     if (seed is None) != (request.seeds is not None) or request.seed not in (None, seed):
         raise InvalidAnswer(f"sampled with seed {seed}, not with what was asked for")
+    told_tau = request.tau if tau is None else np.atleast_1d(np.array(tau, np.float64))
+    if told_tau.shape not in ((1,), (request.shape.rows,)) or (told_tau != request.tau).any():
+        raise InvalidAnswer("sampled with another tau than was asked for")
     described = tuple(OutputArray(name, array.dtype.name, array.shape) for name, array in arrays.items())
     if described != request.expected:
         raise InvalidAnswer(f"holds {described}, not {request.expected}")
@@ -205,7 +208,7 @@ def sample_of(
         contract_name,
         seed,
         request.seeds,
-        request.tau if tau is None else np.array(tau, np.float64),
+        told_tau,
         request.shape,
         timings,
         # A caller that writes to a result, or wraps it with torch.from_numpy, must not meet a read-only buffer, nor
@@ -254,9 +257,10 @@ def _float32(array: Array) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):
         nearest = array.astype(np.float32, copy=False)
     if array.dtype.itemsize > nearest.itemsize:
-        beyond = (np.isinf(nearest) & np.isfinite(array)).any(axis=1)
+        beyond = np.isinf(nearest) & np.isfinite(array)
         if beyond.any():
-            raise InvalidArgument("a finite value is beyond float32", f"logits[{beyond.argmax()}]")
+            row, category = np.unravel_index(beyond.argmax(), beyond.shape)
+            raise InvalidArgument(f"{array[row, category]} is beyond float32", f"logits[{row}][{category}]")
     return nearest
 
 
@@ -288,6 +292,13 @@ def _integers(field: str, values: npt.ArrayLike, dtype: type[np.unsignedinteger[
         return array.copy()  # it goes into the sample, which shares nothing with the caller's arguments
     largest = np.iinfo(dtype).max
     return np.array([_integer(field, value, largest) for value in array], dtype)
+
+
+def seconds_of(timeout: float | None) -> float | None:
+    """A timeout that every transport understands."""
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise InvalidArgument(f"must be a number of seconds above 0, is {timeout!r}", "timeout")
+    return timeout
 
 
 def _numbers(field: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:

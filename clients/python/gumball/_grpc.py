@@ -90,12 +90,13 @@ def read_info(answer: pb.GetInfoResponse) -> Info:
 def read_error(error: grpc.RpcError) -> errors.GumballError:
     """The error of a failed call: its google.rpc details, or else its status."""
     reason = field = retry_after = None
-    for detail in _details(error):
-        info, retry = ErrorInfo(), RetryInfo()
-        if detail.Unpack(info) and info.domain == "gumball":
-            reason, field = info.reason, info.metadata.get("field")
-        elif detail.Unpack(retry):
-            retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+    with suppress(DecodeError):  # a proxy may have cut them short; the status remains
+        for detail in _details(error):
+            info, retry = ErrorInfo(), RetryInfo()
+            if detail.Unpack(info) and info.domain == "gumball":
+                reason, field = info.reason, info.metadata.get("field")
+            elif detail.Unpack(retry):
+                retry_after = retry.retry_delay.ToTimedelta().total_seconds()
     code = error.code()
     return errors.of_reason(
         reason, error.details() or f"gRPC status {code.name}", field, retry_after, otherwise=_REASON_OF_STATUS.get(code)
@@ -106,8 +107,7 @@ def _details(error: grpc.RpcError) -> Sequence[any_pb2.Any]:
     """The google.rpc.Status that rides in the trailing metadata, opened."""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
-            with suppress(DecodeError):  # a proxy may cut it short; the status remains
-                return tuple(Status.FromString(value).details)
+            return tuple(Status.FromString(value).details)
     return ()
 
 
@@ -119,6 +119,10 @@ def _target(address: str) -> str:
     """The gRPC name of an address."""
     parts = urlsplit(address)
     return f"unix:{parts.path}" if parts.scheme == "grpc+unix" else parts.netloc
+
+
+def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name.lower(), value) for name, value in headers.items())  # as HTTP/2 has it, and gRPC insists
 
 
 @contextmanager
@@ -136,7 +140,7 @@ class GRPCTransport:
     def __init__(self, address: str, headers: Mapping[str, str]) -> None:
         self._channel = grpc.insecure_channel(_target(address), _OPTIONS)
         self._stub = SamplingServiceStub(self._channel)
-        self._metadata = tuple(headers.items())
+        self._metadata = _metadata(headers)
 
     def sample(self, request: SampleRequest, timeout: float | None) -> Sample:
         message = sample_message(request)
@@ -158,7 +162,7 @@ class AsyncGRPCTransport:
     def __init__(self, address: str, headers: Mapping[str, str]) -> None:
         self._channel = grpc.aio.insecure_channel(_target(address), _OPTIONS)
         self._stub = SamplingServiceStub(self._channel)
-        self._metadata = tuple(headers.items())
+        self._metadata = _metadata(headers)
 
     async def sample(
         self,

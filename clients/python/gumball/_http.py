@@ -103,10 +103,10 @@ def read_info(response: httpx.Response) -> Info:
 
 def read_error(response: httpx.Response) -> errors.GumballError:
     """The error of an answer that is not a success: its problem document (RFC 9457), or else its status."""
-    problem = _json_object(response)
+    problem = {name: value for name, value in _json_object(response).items() if isinstance(value, str)}
     return errors.of_reason(
         problem.get("reason"),
-        str(problem.get("detail") or f"HTTP status {response.status_code}"),
+        problem.get("detail", f"HTTP status {response.status_code}"),
         problem.get("field"),
         _seconds(response.headers.get("retry-after", "")),
         otherwise=_REASON_OF_STATUS.get(response.status_code),
@@ -211,11 +211,11 @@ def _failures() -> Iterator[None]:
     try:
         yield
     except httpx.ConnectTimeout as error:
-        raise errors.Unavailable(f"no connection: {error}") from error
+        raise errors.Unavailable(f"{error.request.url.host} does not answer") from error
     except httpx.TimeoutException as error:
         raise errors.DeadlineExceeded("no answer in time") from error
     except httpx.TransportError as error:
-        raise errors.Unavailable(str(error)) from error
+        raise errors.Unavailable(f"{error.request.url.host}: {error}") from error
 
 
 class HTTPTransport:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from dataclasses import asdict
 
 from gumball import contract, errors
 from gumball._codec import Info, Sample, SampleRequest, Timings, info_of, sample_of
@@ -41,14 +42,14 @@ class LocalTransport:
         return sample_of(
             request,
             contract_name=contract.VERSION,
-            seed=result.seed,
-            tau=result.tau,
+            seed=result.request.seed,
+            tau=result.request.tau,
             timings=Timings(result.queue_ns, result.compute_ns),
             arrays={str(name): array for name, array in result.outputs.items()},
         )
 
     def info(self) -> Info:
-        return info_of(self._sampler.info())
+        return info_of(asdict(self._sampler.info()))
 
     def close(self) -> None:
         self._sampler.close()

@@ -147,8 +147,11 @@ def _json(sample: Sample) -> bytes:
 
 
 def _shortest(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """For float32, the float64 of fewest digits that reads back as the same float32."""
-    return array.astype(str).astype(np.float64) if array.dtype == np.float32 else array
+    """The array, its float32 written with the fewest digits that give every bit back to a reader."""
+    if array.dtype != np.float32:
+        return array
+    short = array.astype(str).astype(np.float64)
+    return short if np.array_equal(short.astype(np.float32), array) else array
 
 
 def _npy(sample: Sample) -> bytes:

@@ -1,12 +1,14 @@
 """`Client` and `AsyncClient`: samples from a service, by whatever way the address names."""
 
 from collections.abc import Awaitable, Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Protocol, Self, SupportsIndex, TypeVar
+from urllib.parse import urlsplit
 
 import numpy.typing as npt
 
-from gumball._codec import Info, Mode, Output, Sample, SampleRequest
+from gumball._codec import Info, Mode, Output, Sample, SampleRequest, seconds_of
 from gumball.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -38,10 +40,15 @@ class Transport(Protocol[SampleT, InfoT, ClosedT]):
 
 def _way(address: str) -> str:
     """The way to the service that an address names: "http", "grpc" or "local"."""
-    scheme = address.partition(":")[0]
-    if scheme not in _SCHEMES:
-        raise InvalidArgument(f"must begin with {', '.join(f'{s}:' for s in _SCHEMES)}, is {address!r}", "address")
-    return _SCHEMES[scheme]
+    with suppress(ValueError):
+        parts = urlsplit(address)
+        place = parts.path if parts.scheme.endswith("+unix") else parts.netloc
+        if parts.scheme in _SCHEMES and (place or parts.scheme == "local"):
+            return _SCHEMES[parts.scheme]
+    raise InvalidArgument(
+        f"must be local: or http://, https://, grpc://, http+unix:// or grpc+unix:// and a place, is {address!r}",
+        "address",
+    )
 
 
 class _Calls(Generic[SampleT, InfoT, ClosedT]):
@@ -98,7 +105,7 @@ class _Calls(Generic[SampleT, InfoT, ClosedT]):
             first_row=first_row,
             outputs=outputs,
         )
-        return self._transport.sample(request, timeout)
+        return self._transport.sample(request, seconds_of(timeout))
 
     def info(self) -> InfoT:
         """Versions, devices and limits of the service."""

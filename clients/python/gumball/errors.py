@@ -52,8 +52,7 @@ class GumballError(Exception):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        named = self.field is None or self.detail.startswith(f"{self.field}:")
-        return self.detail if named else f"{self.field}: {self.detail}"
+        return self.detail if self.field is None else f"{self.field}: {self.detail}"
 
 
 class InvalidArgument(GumballError, ValueError):
@@ -150,4 +149,5 @@ def of_reason(
 ) -> GumballError:
     """The error of a reason; where that is absent or unknown, of `otherwise`, which the transport's status says."""
     kind = _CLASS_OF_REASON.get(reason or "") or _CLASS_OF_REASON.get(otherwise or "", InvalidAnswer)
-    return kind(detail, field or None, retry_after)
+    # What the service writes for people begins with the field; here the field stands by itself.
+    return kind(detail.removeprefix(f"{field}: "), field or None, retry_after)

@@ -78,7 +78,7 @@ class _GumbelSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, draw: Callable[..., Sample], hard: bool, scale: float) -> torch.Tensor:
         sample = draw(_array(logits), mode="straight_through" if hard else "soft")
-        soft = torch.from_numpy(sample.soft).to(logits)
+        soft = torch.from_numpy(sample.outputs["soft"][:, 0]).to(logits)
         ctx.save_for_backward(soft)  # the result itself, unless hard
         ctx.scale = scale
         return _one_hot(sample, logits) if hard else soft
@@ -102,5 +102,5 @@ def _array(logits: torch.Tensor) -> npt.NDArray[Any]:
 
 def _one_hot(sample: Sample, logits: torch.Tensor) -> torch.Tensor:
     """The one-hot rows of the drawn indices, like `logits`."""
-    index = torch.from_numpy(sample.index).to(logits.device, torch.int64)  # [rows, 1]
+    index = torch.from_numpy(sample.outputs["index"]).to(logits.device, torch.int64)  # [rows, one draw]
     return torch.zeros_like(logits, requires_grad=False).scatter_(-1, index, 1)

@@ -1,0 +1,1 @@
+"""Generated messages and stubs of `gumball.v1` (proto/gumball/v1)."""
