@@ -74,6 +74,7 @@ class Batcher:
         self._scheduled = False
         self._requests = 0  # admitted and not finished
         self._elements = 0
+        metrics.queue_elements.set_function(lambda: self._elements)
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -125,7 +126,6 @@ class Batcher:
         pending = Pending(request, asyncio.get_running_loop().create_future())
         self._requests += 1
         self._elements += request.elements
-        self._metrics.queue_elements.inc(request.elements)
         self._idle.clear()
         (self._small if self.draws_at_once(request) else self._large).append(pending)
         self._schedule(self._limits.linger_seconds if not self._handed else 0.0)
@@ -238,7 +238,6 @@ class Batcher:
     def _release(self, pending: Pending) -> None:
         self._requests -= 1
         self._elements -= pending.request.elements
-        self._metrics.queue_elements.dec(pending.request.elements)
         if not self._requests:
             self._idle.set()
 

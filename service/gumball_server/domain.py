@@ -119,6 +119,8 @@ class SampleRequest:
     """A valid request. Values inside `logits` are examined when they are drawn from."""
 
     logits: Array  # [rows, categories] float32, float16, or uint16 holding bfloat16; C order
+    rows: int
+    categories: int
     outputs: tuple[Output, ...]
     mode: Mode
     seed: int | None  # one for the request, or None where there are seeds
@@ -130,12 +132,9 @@ class SampleRequest:
     temperature: float | npt.NDArray[np.float64]  # for every row, or [rows]
 
     @property
-    def rows(self) -> int:
-        return int(self.logits.shape[0])
-
-    @property
-    def categories(self) -> int:
-        return int(self.logits.shape[1])
+    def is_one_plain_row(self) -> bool:
+        """Whether it is one row without lists of parameters, as most are."""
+        return self.rows == 1 and self.seeds is None
 
     @property
     def taus(self) -> list[float]:
@@ -145,13 +144,14 @@ class SampleRequest:
     @property
     def elements(self) -> int:
         """The work it is: rows x draws x categories."""
-        return int(self.logits.size) * self.draws
+        return self.rows * self.draws * self.categories
 
     @property
     def result_bytes(self) -> int:
         """Size of the outputs it asks for."""
-        each = sum(1 if output is Output.INDEX else self.categories for output in self.outputs)
-        return 4 * self.rows * self.draws * each
+        sparse = Output.INDEX in self.outputs
+        dense = len(self.outputs) - sparse
+        return 4 * self.rows * self.draws * (sparse + dense * self.categories)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def sample_request(logits: Array, given: Parameters) -> SampleRequest:
     Raises SamplingError (INVALID_ARGUMENT) naming the first field at fault.
     """
     logits = _logits(logits)
-    rows = logits.shape[0]
+    rows, categories = logits.shape
     mode = _mode(given.mode)
     outputs = _outputs(given.outputs, mode)
     seed, seeds = _seed(given, rows)
@@ -188,7 +188,9 @@ def sample_request(logits: Array, given: Parameters) -> SampleRequest:
     temperature = 1.0 if given.temperature is None else _divisor("temperature", given.temperature, rows)
     if Output.SOFT in outputs and not np.all(temperature):
         raise invalid("temperature", "0 has no soft sample: ask for index or one_hot")
-    return SampleRequest(logits, outputs, mode, seed, seeds, draws, first_row, first_draw, tau, temperature)
+    return SampleRequest(
+        logits, rows, categories, outputs, mode, seed, seeds, draws, first_row, first_draw, tau, temperature
+    )
 
 
 def check_shape(shape: Sequence[int]) -> None:
@@ -204,7 +206,12 @@ def check_shape(shape: Sequence[int]) -> None:
 
 def _logits(logits: Array) -> Array:
     check_shape(logits.shape)
-    return np.require(logits if logits.ndim == 2 else logits[None], requirements=("C", "A"))
+    if logits.ndim == 1:
+        logits = logits[None]
+    flags = logits.flags
+    if flags.c_contiguous and flags.aligned:
+        return logits
+    return np.require(logits, requirements=("C", "A"))
 
 
 def _mode(name: str | None) -> Mode:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 from gumball import contract
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -45,19 +46,23 @@ class Metrics:
     def __init__(self, version: str) -> None:
         self.registry = CollectorRegistry()
         # Of each request, by the transport that carried it.
-        self.request_duration = self._histogram(
+        request_duration = self._histogram(
             "request_duration_seconds", "From the whole request to its answer", SECONDS, ("transport", "mode")
         )
+        self._request_duration = cache(request_duration.labels)
         self.decode_duration = self._histogram(
             "decode_duration_seconds", "From bytes to a valid request", SECONDS, ("transport",)
         )
         self.encode_duration = self._histogram(
             "encode_duration_seconds", "From a result to bytes", SECONDS, ("transport",)
         )
-        self.requests = self._counter(
+        requests = self._counter(
             "requests", "Requests answered, by outcome (OK or the reason)", ("transport", "mode", "code")
         )
-        self.inflight = self._gauge("inflight_requests", "Requests received and not yet answered")
+        self._requests = cache(requests.labels)  # looking children up costs more than counting
+        self._inflight = 0
+        inflight = self._gauge("inflight_requests", "Requests received and not yet answered")
+        inflight.set_function(lambda: self._inflight)
         # Of the queue and the batches.
         self.queue_duration = self._histogram("queue_duration_seconds", "From admission to a batch", SECONDS)
         self.compute_duration = self._histogram("compute_duration_seconds", "Of a batch", SECONDS, ("device",))
@@ -78,7 +83,7 @@ class Metrics:
     def request(self, transport: str) -> Iterator[Count]:
         """Count a request, from here to the end of the block, under the outcome that the block has."""
         count, code = Count(), "OK"
-        self.inflight.inc()
+        self._inflight += 1
         try:
             yield count
         except SamplingError as error:
@@ -89,9 +94,9 @@ class Metrics:
             raise
         finally:
             mode = count.mode.value if count.mode else "invalid"
-            self.inflight.dec()
-            self.request_duration.labels(transport, mode).observe(time.perf_counter() - count.started)
-            self.requests.labels(transport, mode, code).inc()
+            self._inflight -= 1
+            self._request_duration(transport, mode).observe(time.perf_counter() - count.started)
+            self._requests(transport, mode, code).inc()
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
         return Histogram(f"gumball_{name}", text, labels, buckets=buckets, registry=self.registry)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gumball.vectors import VECTORS, Vector
@@ -149,35 +150,53 @@ def _empty_outputs(request: SampleRequest) -> dict[Output, Array]:
 
 
 def _table(requests: Sequence[SampleRequest], outputs: Sequence[dict[Output, Array]]) -> Array:
-    table = np.zeros(sum(request.rows for request in requests), ROW)
+    """The records of all rows of a batch. The arrays they point to must outlive it."""
+    firsts = np.array([_first_record(*each) for each in zip(requests, outputs, strict=True)], ROW)
+    if all(request.is_one_plain_row for request in requests):
+        return firsts
+    table = np.repeat(firsts, [request.rows for request in requests])
     start = 0
     for request, arrays in zip(requests, outputs, strict=True):
-        _fill(table[start : start + request.rows], request, arrays)
+        _spread(table[start : start + request.rows], request, arrays)
         start += request.rows
     return table
 
 
-def _fill(rows: Array, request: SampleRequest, outputs: dict[Output, Array]) -> None:
-    """Write the records of a request; its arrays must outlive the table."""
+def _first_record(request: SampleRequest, outputs: dict[Output, Array]) -> tuple[Any, ...]:
+    """The record of row 0, in the order of ROW. A tuple: on small requests, NumPy would cost more than the draw."""
+    address = {output: _address(array) for output, array in outputs.items()}
+    return (
+        _address(request.logits),
+        request.categories,
+        _LOGITS_TYPES[request.logits.dtype],
+        RowStatus.OK,
+        request.seed or 0,
+        request.first_row,
+        request.first_draw if isinstance(request.first_draw, int) else 0,
+        request.draws,
+        request.temperature if isinstance(request.temperature, float) else 0,
+        request.tau if isinstance(request.tau, float) else 0,
+        *(address.get(output, 0) for output in (Output.INDEX, Output.ONE_HOT, Output.SOFT)),
+    )
+
+
+def _spread(rows: Array, request: SampleRequest, outputs: dict[Output, Array]) -> None:
+    """Turn copies of row 0 into the rows of a request."""
     number = np.arange(request.rows, dtype=np.uint64)
-    rows["logits"] = _address(request.logits) + number * request.logits.strides[0]
-    rows["categories"] = request.categories
-    rows["logits_type"] = _LOGITS_TYPES[request.logits.dtype]
+    rows["logits"] += number * request.logits.strides[0]
+    for output, array in outputs.items():
+        rows[output.value] += number * array.strides[0]
     if request.seeds is None:
-        rows["seed"] = request.seed
-        rows["row"] = number + request.first_row
+        rows["row"] += number.astype(np.uint32)
     else:
         rows["seed"] = request.seeds  # every row stands alone, as row 0
     rows["first_draw"] = request.first_draw
-    rows["draws"] = request.draws
     rows["temperature"] = request.temperature
     rows["tau"] = request.tau
-    for output, array in outputs.items():
-        rows[output.value] = _address(array) + number * array.strides[0]
 
 
-def _address(array: Array) -> np.uint64:
-    return np.uint64(array.__array_interface__["data"][0])
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def _judge(request: SampleRequest, outputs: dict[Output, Array], status: Array) -> Drawn:
