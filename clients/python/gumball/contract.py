@@ -10,6 +10,7 @@ Shapes: ``logits`` is [rows, categories]; ``seed``, ``row``, ``draw``, ``tempera
 Sources: Salmon et al. 2011 (Philox), Gumbel 1954, Maddison et al. 2017 and Jang et al. 2017 (Gumbel-softmax).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,8 @@ Array = npt.NDArray[np.generic]
 Float32Array = npt.NDArray[np.float32]
 Int32Array = npt.NDArray[np.int32]
 UInt32Array = npt.NDArray[np.uint32]
+Int64Array = npt.NDArray[np.int64]
+Float64Array = npt.NDArray[np.float64]
 
 # Streams: the fourth word of the Philox counter.
 COARSE, FINE, TAIL = 0, 1, 2
@@ -57,6 +60,7 @@ _LN2HI, _LN2LO, _LOG2E = _f32("0x1.63p-1"), _f32("-0x1.bd0106p-13"), _f32("0x1.7
 
 _SQRT_HALF_BITS = np.int32(0x3F3504F3)
 _ONE, _HALF = np.float32(1), np.float32(0.5)
+_INFINITY, _SMALLEST_NORMAL = np.float32(np.inf), np.float32(2.0**-126)
 _TINY = np.float32(2.0**-60)  # logits nearer to zero than this are zero
 _TO_INTEGER = np.float32(1.5 * 2**23)  # adding and subtracting it rounds a float32 to an integer
 _CUTOFF = np.float32(-64)  # weights below exp(-64) are exactly zero
@@ -170,6 +174,23 @@ class InvalidLogitsError(ValueError):
     """A logits row that no sample can be drawn from: NaN, +inf, or no finite value."""
 
 
+def log_weights(probs: npt.ArrayLike) -> Float32Array:
+    """Logits of non-negative weights p [rows, categories] float32: log p, -inf where p < 2^-126."""
+    p = np.atleast_2d(np.asarray(probs)).astype(np.float32)
+    if not (p >= 0).all() or np.isposinf(p).any():
+        raise InvalidLogitsError("probs: must be finite and not negative")
+    f, e = _split(np.maximum(p, _SMALLEST_NORMAL))
+    return np.where(p < _SMALLEST_NORMAL, -_INFINITY, _log(f, e.astype(np.float32)))
+
+
+def biased(logits: npt.ArrayLike, bias: Mapping[int, float | None]) -> Float32Array:
+    """Logits [rows, categories] float32 with a number added to some categories; None masks."""
+    values = np.atleast_2d(np.asarray(logits)).astype(np.float32)
+    for category, amount in bias.items():
+        values[:, category] = -_INFINITY if amount is None else values[:, category] + np.float32(amount)
+    return values
+
+
 def clean(logits: npt.ArrayLike) -> Float32Array:
     """Logits as the contract sees them, [rows, categories] float32: magnitudes below 2^-60 (and -0) become +0."""
     values = np.atleast_2d(np.asarray(logits)).astype(np.float32)
@@ -191,6 +212,147 @@ def _inverse(x: npt.ArrayLike, name: str) -> Float32Array:
     return (1.0 / x).astype(np.float32)[:, None]
 
 
+def _order(d: Float32Array) -> Int64Array:
+    """Categories of each row, [rows, categories], by (d down, category up)."""
+    return np.argsort(-d, axis=1, kind="stable")
+
+
+def _on_grid(x: Float64Array) -> Int64Array:
+    """x in [0, 1] rounded to a multiple of 2^-40, as an integer count of them."""
+    return (x + _GRID).view(np.int64) - _GRID.view(np.int64)
+
+
+def _weights(d: Float32Array) -> tuple[Float32Array, Int64Array]:
+    """w = exp32(d), and the row sums of their integers W, [rows, 1]: exact, so the order cannot matter."""
+    w = exp32(d)
+    return w, _on_grid(w.astype(np.float64)).sum(axis=1, keepdims=True)
+
+
+def _log_of_sum(total: Int64Array) -> Float32Array:
+    f, e = _split((total.astype(np.float64) * 2.0**-40).astype(np.float32))
+    return _log(f, e.astype(np.float32))
+
+
+def _one_over(total: Int64Array) -> Float32Array:
+    return (1.0 / (total.astype(np.float64) * 2.0**-40)).astype(np.float32)
+
+
+def log_odds(logits: npt.ArrayLike, temperature: npt.ArrayLike = 1.0) -> Float32Array:
+    """d = (l - max l) / temperature, [rows, categories] float32: 0 at the most likely category, -inf where masked.
+
+    At temperature 0 all but the most likely category (the lowest of equals) are masked.
+    """
+    values = clean(logits)
+    temperature = np.broadcast_to(np.asarray(temperature, np.float64), values.shape[:1])
+    greedy = temperature == 0
+    with np.errstate(over="ignore"):  # a finite logit may lie infinitely far below the best after scaling
+        d = (values - values.max(axis=1, keepdims=True)) * _inverse(np.where(greedy, 1.0, temperature), "temperature")
+    best = np.arange(values.shape[1]) == values.argmax(axis=1)[:, None]
+    result: Float32Array = np.where(greedy[:, None], np.where(best, np.float32(0), -_INFINITY), d)
+    return result
+
+
+def keep_top_k(d: Float32Array, k: int) -> Float32Array:
+    """All but the k first of (d down, category up) masked."""
+    kept = np.zeros(d.shape, bool)
+    np.put_along_axis(kept, _order(d)[:, :k], True, axis=1)
+    return np.where(kept, d, -_INFINITY)
+
+
+def keep_top_p(d: Float32Array, p: float) -> Float32Array:
+    """All masked but the shortest prefix of (d down, category up) that holds a share p of the weight."""
+    if p == 1:
+        return d
+    w, total = _weights(d)
+    order = _order(d)
+    running = np.cumsum(np.take_along_axis(_on_grid(w.astype(np.float64)), order, axis=1), axis=1)
+    enough = np.ceil(p * total.astype(np.float64)).astype(np.int64)
+    length = (running < enough).sum(axis=1, keepdims=True) + 1  # all, should rounding ask for more than there is
+    kept = np.zeros(d.shape, bool)
+    np.put_along_axis(kept, order, np.arange(d.shape[1]) < length, axis=1)
+    return np.where(kept, d, -_INFINITY)
+
+
+def keep_min_p(d: Float32Array, p: float) -> Float32Array:
+    """Categories less likely than p times the most likely one masked. p = 0, or p < 2^-126 as a float32, keeps all."""
+    limit = np.float32(p)
+    if limit < _SMALLEST_NORMAL:
+        return d
+    f, e = _split(np.array([limit]))
+    return np.where(d >= _log(f, e.astype(np.float32)), d, -_INFINITY)
+
+
+def filtered(
+    d: Float32Array, top_k: npt.ArrayLike | None = None, top_p: npt.ArrayLike = 1.0, min_p: npt.ArrayLike = 0.0
+) -> Float32Array:
+    """d with what the filters do not keep masked: top_k, then top_p of what is left, then min_p. Scalars or [rows]."""
+    rows, categories = d.shape
+    k, p, least = (np.broadcast_to(x, (rows,)) for x in (categories if top_k is None else top_k, top_p, min_p))
+    return np.concatenate(
+        [keep_min_p(keep_top_p(keep_top_k(d[r : r + 1], int(k[r])), float(p[r])), float(least[r])) for r in range(rows)]
+    )
+
+
+def probs(d: Float32Array) -> Float32Array:
+    """[rows, categories] float32: the probability of each category, softmax(d)."""
+    w, total = _weights(d)
+    return w * _one_over(total)
+
+
+def log_probs(d: Float32Array) -> Float32Array:
+    """[rows, categories] float32: the logarithm of each probability, -inf where masked."""
+    result: Float32Array = d - _log_of_sum(_weights(d)[1])
+    return result
+
+
+def entropy(d: Float32Array) -> Float32Array:
+    """[rows] float32, in nats: log S + sum(w (-d)) / S."""
+    w, total = _weights(d)
+    with np.errstate(invalid="ignore"):  # 0 times infinity where masked
+        terms = np.where(w > 0, w.astype(np.float64) * -d.astype(np.float64), 0.0)
+    mean = _on_grid(terms).sum(axis=1) / total[:, 0].astype(np.float64)
+    result: Float32Array = _log_of_sum(total)[:, 0] + mean.astype(np.float32)
+    return result
+
+
+def most_likely(d: Float32Array, n: int) -> tuple[Int32Array, Float32Array]:
+    """The n first categories of (d down, category up) and their log-probabilities, both [rows, n]."""
+    order = _order(d)[:, :n]
+    return order.astype(np.int32), np.take_along_axis(log_probs(d), order, axis=1)
+
+
+def scores_of(d: Float32Array, seed: npt.ArrayLike, row: npt.ArrayLike = 0, draw: npt.ArrayLike = 0) -> Float32Array:
+    """s = d + noise, [rows, categories] float32; -inf where masked."""
+    return d + gumbel_noise(d.shape[1], seed, row, draw)
+
+
+def best(s: Float32Array, k: int) -> tuple[Int32Array, Float32Array]:
+    """The k first categories of (score down, category up) and their scores, both [rows, k].
+
+    They are k draws without replacement, in the order drawn (Kool et al. 2019). k = 1 is the hard sample.
+    """
+    order = _order(s)[:, :k]
+    return order.astype(np.int32), np.take_along_axis(s, order, axis=1)
+
+
+def soft_of(s: Float32Array, tau: npt.ArrayLike = 1.0) -> Float32Array:
+    """[rows, categories] float32: the relaxed sample softmax(s / tau); largest where s is."""
+    w, total = _weights(_relaxed(s, tau))
+    return w * _one_over(total)
+
+
+def log_soft_of(s: Float32Array, tau: npt.ArrayLike = 1.0) -> Float32Array:
+    """[rows, categories] float32: the logarithm of the relaxed sample, -inf where masked."""
+    t = _relaxed(s, tau)
+    return t - _log_of_sum(_weights(t)[1])
+
+
+def _relaxed(s: Float32Array, tau: npt.ArrayLike) -> Float32Array:
+    with np.errstate(over="ignore"):
+        t: Float32Array = (s - s.max(axis=1, keepdims=True)) * _inverse(tau, "tau")
+    return t
+
+
 def scores(
     logits: npt.ArrayLike,
     seed: npt.ArrayLike,
@@ -198,11 +360,8 @@ def scores(
     draw: npt.ArrayLike = 0,
     temperature: npt.ArrayLike = 1.0,
 ) -> Float32Array:
-    """[rows, categories] perturbed logits (l - max l) / temperature + noise; -inf where masked. temperature > 0."""
-    values = clean(logits)
-    with np.errstate(over="ignore"):  # a finite logit may lie infinitely far below the best after scaling
-        shifted = (values - values.max(axis=1, keepdims=True)) * _inverse(temperature, "temperature")
-    return shifted + gumbel_noise(values.shape[1], seed, row, draw)
+    """[rows, categories] perturbed logits (l - max l) / temperature + noise; -inf where masked."""
+    return scores_of(log_odds(logits, temperature), seed, row, draw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,16 +379,8 @@ def hard(
     draw: npt.ArrayLike = 0,
     temperature: npt.ArrayLike = 1.0,
 ) -> Int32Array:
-    """[rows] int32: the drawn category, argmax of the scores, the lowest of equals (Gumbel-max).
-
-    temperature 0 takes the largest logit, the lowest of equals, and uses no noise.
-    """
-    values = clean(logits)
-    rows = values.shape[0]
-    temperature = np.broadcast_to(np.asarray(temperature, np.float64), (rows,))
-    greedy = temperature == 0
-    s = scores(values, seed, row, draw, np.where(greedy, 1.0, temperature))
-    index: Int32Array = np.where(greedy[:, None], values, s).argmax(axis=1).astype(np.int32)
+    """[rows] int32: the drawn category, argmax of the scores, the lowest of equals (Gumbel-max)."""
+    index: Int32Array = scores(logits, seed, row, draw, temperature).argmax(axis=1).astype(np.int32)
     return index
 
 
@@ -243,12 +394,7 @@ def straight_through(
 ) -> Sample:
     """The hard and the soft sample of the same noise; soft is largest at index."""
     s = scores(logits, seed, row, draw, temperature)
-    with np.errstate(over="ignore"):
-        w = exp32((s - s.max(axis=1, keepdims=True)) * _inverse(tau, "tau"))
-    # Each weight, rounded to a multiple of 2^-40, is summed as an integer: exact, so the order cannot matter.
-    total = ((w.astype(np.float64) + _GRID).view(np.int64) - _GRID.view(np.int64)).sum(axis=1, keepdims=True)
-    soft_sample = w * (1.0 / (total.astype(np.float64) * 2.0**-40)).astype(np.float32)
-    return Sample(s.argmax(axis=1).astype(np.int32), soft_sample)
+    return Sample(s.argmax(axis=1).astype(np.int32), soft_of(s, tau))
 
 
 def soft(
@@ -259,5 +405,5 @@ def soft(
     temperature: npt.ArrayLike = 1.0,
     tau: npt.ArrayLike = 1.0,
 ) -> Float32Array:
-    """[rows, categories] float32: the relaxed sample softmax(scores / tau) (Gumbel-softmax). temperature > 0."""
-    return straight_through(logits, seed, row, draw, temperature, tau).soft
+    """[rows, categories] float32: the relaxed sample softmax(scores / tau) (Gumbel-softmax)."""
+    return soft_of(scores(logits, seed, row, draw, temperature), tau)
