@@ -6,8 +6,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import uvloop
 from prometheus_client import disable_created_metrics
@@ -21,6 +23,12 @@ from gumball_server.settings import Settings, SettingsError, read_settings, unkn
 from gumball_server.worker import Worker, open_worker
 
 log = logging.getLogger("gumball")
+
+T = TypeVar("T")
+
+
+class StartError(Exception):
+    """The service cannot start where its settings want it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         uvloop.run(serve(settings))
-    except OSError as error:
-        log.error("cannot listen: %s", error)  # noqa: TRY400 - says all; a traceback would hide it
+    except StartError as error:
+        log.error("%s", error)  # noqa: TRY400 - says all; a traceback would hide it
         return 1
     return 0
 
@@ -48,7 +56,10 @@ async def serve(settings: Settings) -> None:
     metrics, lifecycle = Metrics(VERSION), Lifecycle()
     batcher = Batcher(_limits(settings), metrics)
     with _stop_signals() as stop:
-        listeners = await listen(settings, batcher, metrics, lifecycle)
+        try:
+            listeners = await listen(settings, batcher, metrics, lifecycle)
+        except OSError as error:
+            raise StartError(f"cannot listen: {error}") from error
         if worker := await _load(settings, stop):
             batcher.open(worker)
             lifecycle.enter(State.READY)
@@ -68,11 +79,33 @@ async def serve(settings: Settings) -> None:
 async def _load(settings: Settings, stop: asyncio.Queue[signal.Signals]) -> Worker | None:
     """A worker, or None if a signal to stop comes first."""
     log.info("loading kernels from %s; compiling them, where it has none, takes about 10 s", settings.cache_path)
-    loading = asyncio.ensure_future(asyncio.to_thread(open_worker, settings.cache_path, settings.cpu_threads))
+    loading = _in_daemon(lambda: open_worker(settings.cache_path, settings.cpu_threads))
     stopping = asyncio.ensure_future(stop.get())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    return loading.result() if loading.done() else None
+    try:
+        return loading.result() if loading.done() else None
+    except OSError as error:
+        raise StartError(f"cannot keep kernels in {settings.cache_path}: {error}") from error
+
+
+def _in_daemon(call: Callable[[], T]) -> asyncio.Future[T]:
+    """The outcome of a call in a thread that the end of the process does not wait for, as it does for a pool's."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def tell(set_outcome: Callable[[Any], None], what: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop may have ended
+            loop.call_soon_threadsafe(lambda: None if outcome.done() else set_outcome(what))
+
+    def run() -> None:
+        try:
+            tell(outcome.set_result, call())
+        except Exception as error:
+            tell(outcome.set_exception, error)
+
+    threading.Thread(target=run, name="gumball-load", daemon=True).start()
+    return outcome
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -48,13 +49,20 @@ class Exchange:
         self._metrics = metrics
         self._decode_duration = metrics.decode_duration.labels(transport)
         self._encode_duration = metrics.encode_duration.labels(transport)
+        self._answering = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Return once every request that was received is answered."""
+        await self._idle.wait()
 
     async def answer(self, receive: Callable[[], Awaitable[Ask[T]]]) -> T:
         """Receive, decode, sample, encode.
 
         Raises SamplingError, and nothing else: a defect is logged with an id and becomes INTERNAL.
         """
-        with self._metrics.request(self._transport) as count:
+        with self._under_way(), self._metrics.request(self._transport) as count:
             try:
                 return await self._answer(count, receive)
             except SamplingError:
@@ -64,6 +72,17 @@ class Exchange:
                 log.exception("request %s failed", request_id)
                 detail = f"a defect of the service; its log has the cause under request id {request_id}"
                 raise SamplingError(Reason.INTERNAL, detail) from defect
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        self._answering += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._answering -= 1
+            if not self._answering:
+                self._idle.set()
 
     async def _answer(self, count: Count, receive: Callable[[], Awaitable[Ask[T]]]) -> T:
         ask = await receive()

@@ -14,12 +14,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from gumball.v1 import sampling_pb2 as pb
 
-from gumball_server.batcher import Batcher
 from gumball_server.domain import MalformedError, Reason, SamplingError
 from gumball_server.exchange import Ask, Exchange
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
-from gumball_server.metrics import Metrics
 from gumball_server.wire import message
 
 SERVICE = pb.DESCRIPTOR.services_by_name["SamplingService"].full_name
@@ -73,7 +71,7 @@ class SamplingService:
         )
 
 
-def create_server(batcher: Batcher, metrics: Metrics, lifecycle: Lifecycle, info: Info) -> grpc.aio.Server:
+def create_server(exchange: Exchange, lifecycle: Lifecycle, info: Info) -> grpc.aio.Server:
     """A server that has no address and is not started yet."""
     server = grpc.aio.server(
         options=[
@@ -82,7 +80,7 @@ def create_server(batcher: Batcher, metrics: Metrics, lifecycle: Lifecycle, info
             ("grpc.so_reuseport", 0),
         ]
     )
-    service = SamplingService(Exchange("grpc", batcher, metrics), info)
+    service = SamplingService(exchange, info)
     server.add_generic_rpc_handlers((service.handlers(),))
     _add_health(server, lifecycle)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

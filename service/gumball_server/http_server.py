@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gumball_server.batcher import Batcher
 from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleResult, SamplingError, invalid
 from gumball_server.exchange import Ask, Exchange
 from gumball_server.info import Info
@@ -95,8 +94,8 @@ def problem(error: SamplingError) -> Reply:
 class SampleEndpoint:
     """`POST /sample`, as an ASGI application."""
 
-    def __init__(self, batcher: Batcher, metrics: Metrics, max_bytes: int) -> None:
-        self._exchange = Exchange("http", batcher, metrics)
+    def __init__(self, exchange: Exchange, max_bytes: int) -> None:
+        self._exchange = exchange
         self._max_bytes = max_bytes
         self._decoders: dict[str, Callable[[bytes, bytes], SampleRequest]] = {
             JSON: _decode_json,
@@ -149,11 +148,11 @@ class Front:
         await (self._sample if is_sample else self._rest)(scope, receive, send)
 
 
-def create_app(batcher: Batcher, metrics: Metrics, lifecycle: Lifecycle, info: Info, origins: list[str]) -> ASGIApp:
+def create_app(exchange: Exchange, metrics: Metrics, lifecycle: Lifecycle, info: Info, origins: list[str]) -> ASGIApp:
     """The whole HTTP service."""
     app = create_admin_app(metrics, lifecycle, info)
     add_sample(app)
-    front = Front(SampleEndpoint(batcher, metrics, info.limits.max_request_bytes), app)
+    front = Front(SampleEndpoint(exchange, info.limits.max_request_bytes), app)
     if not origins:
         return front
     return CORSMiddleware(front, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"])

@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from gumball_server.batcher import Batcher
+from gumball_server.exchange import Exchange
 from gumball_server.grpc_server import create_server
 from gumball_server.http_server import create_admin_app, create_app
 from gumball_server.info import info
@@ -23,6 +24,8 @@ from gumball_server.settings import Settings
 BACKLOG = 2048
 # Longer than the idle time after which clients and load balancers drop a connection, so that they close first.
 KEEP_ALIVE_SECONDS = 75
+# From the end of a handler to its answer on the wire.
+LAST_BYTES_SECONDS = 1.0
 
 
 class HttpServer(uvicorn.Server):
@@ -61,6 +64,7 @@ class Listeners:
 
     http: list[HttpServer]
     grpc: grpc.aio.Server
+    grpc_exchange: Exchange
     addresses: dict[str, str]
 
     def __str__(self) -> str:
@@ -68,7 +72,15 @@ class Listeners:
 
     async def stop(self, seconds: float) -> None:
         """Stop accepting, and return when what was accepted is answered, or after `seconds`."""
-        await asyncio.gather(self.grpc.stop(seconds), *(server.stop(seconds) for server in self.http))
+        closing = asyncio.ensure_future(self.grpc.stop(seconds))
+        await asyncio.gather(self._grpc_answered(seconds), *(server.stop(seconds) for server in self.http))
+        # What is open now is watching health, and would stay so.
+        await self.grpc.stop(min(seconds, LAST_BYTES_SECONDS))
+        await closing
+
+    async def _grpc_answered(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.grpc_exchange.idle(), seconds)
 
 
 async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecycle: Lifecycle) -> Listeners:
@@ -80,12 +92,15 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
     if settings.http_uds:
         sockets.append(_unix(settings.http_uds))
         addresses["http_uds"] = settings.http_uds
-    servers = [HttpServer(create_app(batcher, metrics, lifecycle, told, settings.origins), sockets)]
+    servers = [
+        HttpServer(create_app(Exchange("http", batcher, metrics), metrics, lifecycle, told, settings.origins), sockets)
+    ]
     if settings.admin_port >= 0:
         admin = _tcp(settings.host, settings.admin_port)
         addresses["admin"] = f"http://{host}:{admin.getsockname()[1]}"
         servers.append(HttpServer(create_admin_app(metrics, lifecycle, told), [admin]))
-    grpc_server = create_server(batcher, metrics, lifecycle, told)
+    grpc_exchange = Exchange("grpc", batcher, metrics)
+    grpc_server = create_server(grpc_exchange, lifecycle, told)
     try:
         addresses["grpc"] = f"{host}:{grpc_server.add_insecure_port(f'{host}:{settings.grpc_port}')}"
         if settings.grpc_uds:
@@ -94,7 +109,7 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
     except RuntimeError as error:
         raise OSError(str(error)) from None
     await grpc_server.start()
-    return Listeners(servers, grpc_server, addresses)
+    return Listeners(servers, grpc_server, grpc_exchange, addresses)
 
 
 def _tcp(host: str, port: int) -> socket.socket:
