@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"gumball serve: {error}", file=sys.stderr)
         return 2
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log.setLevel(settings.log_level.upper())  # ours alone: Numba's debug messages are megabytes
     for name in unknown_variables(os.environ):
         log.warning("%s is no setting of this version, and is ignored", name)
     disable_created_metrics()  # type: ignore[no-untyped-call]
