@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gumball_server.domain import Output, Reason, SampleRequest, SampleResult, SamplingError
-from gumball_server.metrics import Metrics
+from gumball_server.metrics import Drop, Metrics
 from gumball_server.worker import Drawn, Worker
 
 log = logging.getLogger("gumball.batcher")
@@ -177,7 +177,7 @@ class Batcher:
                     break
                 batch.append(pending)
             else:
-                self._metrics.dropped.labels("deadline" if pending.expired else "cancelled").inc()
+                self._metrics.dropped.labels((Drop.DEADLINE if pending.expired else Drop.CANCELLED).value).inc()
                 self._release(pending)
             lane.popleft()
         return batch

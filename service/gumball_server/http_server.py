@@ -124,7 +124,8 @@ class SampleEndpoint:
                 Reason.MEDIA_TYPE, "must be identity: compressed bodies are not read", "Content-Encoding"
             )
         form = _form_of_body(headers.get(b"content-type", b""))
-        answer_form = _form_of_answer(headers.get(b"accept", b""), form)
+        accept = b",".join(value for name, value in scope["headers"] if name == b"accept")
+        answer_form = _form_of_answer(accept, form)
         timeout = _timeout(headers.get(b"request-timeout"))
         body = await _read_body(headers.get(b"content-length", b"0"), receive, self._max_bytes)
         return Ask(

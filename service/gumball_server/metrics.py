@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from functools import cache
 
 from gumball import contract
@@ -24,6 +25,13 @@ SECONDS = geometric(50e-6, 2, 25)  # 50 us to 26 s in 20 buckets
 ROWS = geometric(1, 4, 4**8)  # 1 to 65,536 rows
 REQUESTS = geometric(1, 2, 2**10)  # 1 to 1,024 requests
 ELEMENTS = geometric(16, 8, 16 * 8**7)  # 16 to 33,554,432 elements
+
+
+class Drop(StrEnum):
+    """Why an admitted request was not computed."""
+
+    DEADLINE = "deadline"
+    CANCELLED = "cancelled"
 
 
 class Count:
@@ -73,6 +81,14 @@ class Metrics:
         self.draws = self._counter("draws", "Samples drawn")
         self.rejected = self._counter("rejected", "Requests refused at admission", ("reason",))
         self.dropped = self._counter("dropped", "Requests admitted and dropped before they were computed", ("reason",))
+        for reason in (
+            Reason.TOO_LARGE,
+            Reason.OVERLOADED,
+            Reason.UNAVAILABLE,
+        ):  # so that a rate sees the first of each
+            self.rejected.labels(reason.value)
+        for drop in Drop:
+            self.dropped.labels(drop.value)
         self.queue_elements = self._gauge("queue_elements", "Rows x draws x categories admitted and not yet finished")
         # Of the process.
         self.worker_up = self._gauge("worker_up", "1 while the worker can compute", ("device",))
