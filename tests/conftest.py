@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-START_SECONDS = 60
+START_SECONDS = 120
 
 
 class Server:

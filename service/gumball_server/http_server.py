@@ -164,10 +164,12 @@ def create_admin_app(metrics: Metrics, lifecycle: Lifecycle, info: Info) -> Fast
     app = FastAPI(title="Gumball", version=info.version, description=DESCRIPTION, redoc_url=None)
     app.add_exception_handler(HTTPException, _http_problem)
 
+    @app.head("/livez", include_in_schema=False)  # some load balancers ask so
     @app.get("/livez", summary="Whether the process is alive")
     async def livez() -> dict[str, str]:
         return {"status": "alive"}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", summary="Whether it wants traffic", responses={503: {"description": "Starting or draining"}})
     async def readyz(response: Response) -> dict[str, str]:
         if lifecycle.state is not State.READY:
