@@ -1,13 +1,13 @@
 """The equations of the contract `gumball/1` for one number, to be inlined into loops that LLVM turns into vectors.
 
-Read beside ``gumball.contract``, which says the same in NumPy. All arithmetic is binary32, each operation rounded on its
-own; integers wrap at 32 bits. A float is compared or taken apart through its bits where that keeps a loop vectorisable.
+Read beside ``gumball.contract``, which says the same in NumPy. All arithmetic is binary32, each operation rounded on
+its own; integers wrap at 32 bits.
 """
 
 import numpy as np
 from numba import njit
 
-from gumball_server.kernels._memory import INLINED
+from gumball_server.kernels._memory import INLINED, SPLICED
 
 F32, I32, U32, I64, U64 = np.float32, np.int32, np.uint32, np.int64, np.uint64
 
@@ -56,7 +56,7 @@ def ordered(bits):
 
 @njit(**INLINED)
 def clean(x):
-    """A logit as the contract sees it: magnitudes below 2^-60, and -0, are +0. Non-decreasing, so it may follow a max."""
+    """A logit as the contract sees it: magnitudes below 2^-60, and -0, are +0. Non-decreasing: may follow a max."""
     return _ZERO if abs(x) < _TINY else x
 
 
@@ -101,22 +101,22 @@ def _exponential(x, scale):
     return -_log(f, F32(e))
 
 
-@njit(**INLINED)
+@njit(**SPLICED)
 def exponential(x):
     """Standard exponential noise of 32 random bits whose coarse half is not 0."""
     return _exponential(x, _TWO_M32)
 
 
-@njit(**INLINED)
+@njit(**SPLICED)
 def exponential_tail(x):
     """Standard exponential noise of 31 random bits, below 2^-16."""
     return _exponential(x, _TWO_M47)
 
 
-@njit(**INLINED)
+@njit(**SPLICED)
 def exp32(t):
     """exp(t) of t <= 0, exactly 0 below -64."""
-    u = _CUTOFF if t < _CUTOFF else t
+    u = _CUTOFF if t < _CUTOFF else t  # noqa: FURB136 - LLVM vectorises this, and not max
     n = (u * _LOG2E + _TO_INTEGER) - _TO_INTEGER
     r = (u - n * _LN2HI) - n * _LN2LO
     z = r * r
@@ -127,19 +127,19 @@ def exp32(t):
     return _ZERO if t < _CUTOFF else w
 
 
-@njit(**INLINED)
+@njit(**SPLICED)
 def grid_weight(w):
     """A weight rounded to a multiple of 2^-40, as an integer: sums of them are exact in any order."""
     return np.float64(np.float64(w) + _GRID).view(np.int64) - _GRID_BITS
 
 
-@njit(**INLINED)
+@njit(**SPLICED)
 def inverse_of_sum(total):
     """What a weight is multiplied with, given the integer sum of all."""
     return F32(1.0 / (np.float64(total) * _GRID_STEP))
 
 
-@njit(**INLINED)
+@njit(**SPLICED)
 def inverse(x):
     """1/x as float32, divided in float64."""
     return F32(1.0 / x)

@@ -1,16 +1,20 @@
 """Hard samples of long rows: almost no noise is ever computed.
 
-A category can win only if its score reaches the incumbent's. Its noise is bounded by its coarse halfword alone, so a tile of
-64 categories is bounded by its largest logit and its least coarse halfword: one category in thousands needs the fine
-stream and the logarithms.
+A category can win only if its score reaches the incumbent's. Its noise is bounded by its coarse halfword alone, so a
+tile of 64 categories is bounded by its largest logit and its least coarse halfword, and one category in thousands needs
+the fine stream and the logarithms.
 
-The bound. With A the coarse halfword, g <= -ln(A / 65536) - 1.5e-5 for A > 0 and g <= 33.2711 always (checked over every
-input). log2 is concave and a float's bits, read as an integer, interpolate it linearly between powers of two from below::
+The bound. Let A be the coarse halfword. Over every input, g <= -ln(A / 65536) - 1.5e-5 for A > 0, and g <= 33.2711. The
+bits of a float, read as an integer, interpolate log2 linearly between powers of two; log2 is concave, so from below::
 
     log2(A) >= bits(f32(A)) 2^-23 - 127,  so  g <= (143 - bits(f32(A)) 2^-23) ln 2
 
-The same expression at A = 0 is 99. A score is f32(d + g) with |d + g| < 2^6 wherever it can matter, so rounding moves
-either side by less than 2^-18 each, well inside the slack of 1e-3 that is added.
+At A = 0 the same expression is 99. Evaluated in binary32 it errs by less than 3e-5, and so does its sum with a distance
+that matters (above -37); 1e-3 is added. Distances and sums are rounded, but rounding is monotone: what bounds the
+largest logit of a tile bounds all of them.
+
+A tile is skipped, noise and all, if even 33.28 cannot lift its largest logit to the least score that the best logit of
+the row can have, which is the least noise there is: -3.1300.
 """
 
 import numpy as np
@@ -28,46 +32,50 @@ from gumball_server.kernels._arithmetic import (
     shifted,
 )
 from gumball_server.kernels._logits import (
-    TILE,
-    greatest,
+    CHUNK,
+    CHUNK_BYTES,
     largest,
     logit_at,
     read_logits,
     status_of,
-    tile_peak_images,
+    tile_peaks,
+    tiles_of,
 )
-from gumball_server.kernels._memory import COMPILED, INLINED
+from gumball_server.kernels._memory import COMPILED, SPLICED, float32_at, stack, uint16_at
 from gumball_server.kernels._noise import noise_of
 from gumball_server.kernels._outputs import write_winner
 from gumball_server.kernels._philox import coarse_halfwords, coarse_minimum
+from gumball_server.kernels._vectors import TILE, lowest_set_bit, mask_at_least, tile_peak
 
-_LEAST_NOISE, _MOST_NOISE = F32(-3.1301), F32(33.28)
-_SLACK = F32(1e-3)
+TILE_SCRATCH = 3  # numbers that a row needs for each of its tiles
+
+_COARSE_BYTES, _BOUND_BYTES = 2 * TILE, 4 * TILE
+
+_LEAST_SCORE = F32(-3.1301)  # of the category of the largest logit, so of the winner
+_MOST_NOISE = F32(33.28)
 _LN2_OVER_2_23 = F32(np.log(2) / 2**23)
 _TOP = F32(143 * np.log(2) + 1e-3)
 
 
-@njit(**INLINED)
+@njit(**SPLICED)
 def _noise_bound(coarse):
     """At least the noise of any category whose coarse halfword is at least `coarse`."""
     return _TOP - F32(bits_of(F32(I32(coarse)))) * _LN2_OVER_2_23
 
 
-@njit(**COMPILED)
-def shift_peaks(peaks, peak, inv_temperature):
-    """peaks [tiles]: the images of the peaks of the tiles, in place to how far they lie below the peak of the row."""
-    distances = peaks.view(np.float32)
+@njit(**SPLICED)
+def _shift_peaks(peaks, peak, inv_temperature):
+    """peaks [tiles] of the tiles, in place, to how far they lie below the peak of the row."""
     for t in range(peaks.shape[0]):
-        distances[t] = shifted(float_of(ordered(peaks[t])), peak, inv_temperature)
+        peaks[t] = shifted(peaks[t], peak, inv_temperature)
 
 
-@njit(**COMPILED)
+@njit(**SPLICED)
 def _live_tiles(distances, least, live, live_distances):
     """The tiles whose peak alone does not rule them out; returns how many."""
     n = 0
     for t in range(distances.shape[0]):
-        live[n] = t
-        live_distances[n] = distances[t]
+        live[n], live_distances[n] = t, distances[t]  # where n has not advanced, the next one overwrites it
         n += 1 if distances[t] >= least else 0
     return n
 
@@ -86,7 +94,7 @@ def _bound_categories(logits, peak, inv_temperature, coarse, bounds):
         bounds[i] = shifted(logits[i], peak, inv_temperature) + _noise_bound(coarse[i])
 
 
-@njit(**COMPILED)
+@njit(**SPLICED)
 def _visit_tile(tile, record, peak, inv_temperature, key, best, winner, coarse, bounds, scratch):
     """The incumbent (score, category) after a tile."""
     first = TILE * tile
@@ -94,44 +102,43 @@ def _visit_tile(tile, record, peak, inv_temperature, key, best, winner, coarse, 
     coarse_halfwords(tile, key, coarse)
     logits = read_logits(record, first, n, scratch)
     _bound_categories(logits, peak, inv_temperature, coarse[:n], bounds[:n])
-    while True:
-        top = largest(bounds[:n])
-        if top < best or top == MINUS_INFINITY:
-            return best, winner
-        for i in range(n):
-            if bounds[i] == top:
+    for i in range(n, TILE):
+        bounds[i] = MINUS_INFINITY
+    top = tile_peak(bounds, 0)
+    if top < best:
+        return best, winner
+    promising = mask_at_least(bounds, top)  # first, because it usually rules out the others
+    rest = mask_at_least(bounds, best) & ~promising
+    for mask in (promising, rest):
+        while mask != 0:
+            i = lowest_set_bit(mask)
+            mask &= mask - np.uint64(1)
+            if bounds[i] >= best:
                 k = first + i
                 score = shifted(logits[i], peak, inv_temperature) + noise_of(k, coarse[i], key)
                 if score > best or (score == best and k < winner):
                     best, winner = score, k
-                bounds[i] = MINUS_INFINITY
-                break
+    return best, winner
 
 
-@njit(**COMPILED)
-def _draw(record, distances, peak, inv_temperature, key, live, bounds, scratch):
+@njit(**SPLICED)
+def _draw(record, distances, peak, inv_temperature, key, live, tops, scratch):
     """The category of maximal score, the lowest of equals."""
-    coarse, tile_bounds = np.empty(TILE, np.uint16), np.empty(TILE, np.float32)
-    n = _live_tiles(distances, _LEAST_NOISE - _MOST_NOISE, live, bounds)
-    _bound_tiles(live[:n], bounds[:n], key)
+    coarse, bounds = uint16_at(stack(_COARSE_BYTES), TILE), float32_at(stack(_BOUND_BYTES), TILE)
+    n = _live_tiles(distances, _LEAST_SCORE - _MOST_NOISE, live, tops)
+    _bound_tiles(live[:n], tops[:n], key)
     best, winner = MINUS_INFINITY, record.categories
-    top = largest(bounds[:n])
-    for i in range(n):
-        if bounds[i] == top:
-            best, winner = _visit_tile(
-                live[i], record, peak, inv_temperature, key, best, winner, coarse, tile_bounds, scratch
-            )
-            bounds[i] = MINUS_INFINITY
-            break
-    for i in range(n):
-        if bounds[i] >= best:
-            best, winner = _visit_tile(
-                live[i], record, peak, inv_temperature, key, best, winner, coarse, tile_bounds, scratch
-            )
+    for least in (largest(tops[:n]), _LEAST_SCORE):  # the most promising tile first, then the others
+        for i in range(n):
+            if tops[i] >= max(best, least):
+                best, winner = _visit_tile(
+                    live[i], record, peak, inv_temperature, key, best, winner, coarse, bounds, scratch
+                )
+                tops[i] = MINUS_INFINITY
     return winner
 
 
-@njit(**COMPILED)
+@njit(**SPLICED)
 def _first_peak(record, peak):
     """The lowest category whose logit equals the peak of the row."""
     for k in range(record.categories):
@@ -140,14 +147,17 @@ def _first_peak(record, peak):
     return record.categories
 
 
-@njit(**COMPILED)
-def hard_row(record):
-    """Draws every draw of a row that wants no soft sample; returns its status."""
-    tiles = (record.categories + TILE - 1) // TILE
-    scratch = np.empty(TILE, np.float32)
-    images = np.empty(tiles, np.int32)
-    tile_peak_images(record, images, scratch)
-    image = greatest(images)
+@njit(**SPLICED)
+def hard_row(record, tile_scratch):
+    """Draws every draw of a row that wants no soft sample; returns its status.
+
+    tile_scratch is float32, TILE_SCRATCH for each tile of the row.
+    """
+    scratch = float32_at(stack(CHUNK_BYTES), CHUNK)
+    tiles = tiles_of(record)
+    distances, tops = tile_scratch[:tiles], tile_scratch[tiles : 2 * tiles]
+    live = tile_scratch[2 * tiles : 3 * tiles].view(np.int32)
+    image = tile_peaks(record, distances, scratch)
     status = status_of(image)
     if status != 0:
         return status
@@ -158,13 +168,9 @@ def hard_row(record):
             write_winner(record, draw, winner)
         return status
     inv_temperature = inverse(record.temperature)
-    shift_peaks(images, peak, inv_temperature)
-    live, bounds = np.empty(tiles + 1, np.int32), np.empty(tiles + 1, np.float32)
+    _shift_peaks(distances, peak, inv_temperature)
     for draw in range(record.draws):
         key = (record.seed, np.uint64(record.row), np.uint64(record.first_draw) + np.uint64(draw))
-        write_winner(
-            record,
-            draw,
-            _draw(record, images.view(np.float32), peak, inv_temperature, key, live, bounds, scratch),
-        )
+        winner = _draw(record, distances, peak, inv_temperature, key, live, tops, scratch)
+        write_winner(record, draw, winner)
     return status

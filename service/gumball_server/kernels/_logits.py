@@ -3,9 +3,9 @@
 import numpy as np
 from numba import njit
 
-from gumball_server.kernels._arithmetic import F32, I32, MINUS_INFINITY, bits_of, float_of, ordered
-from gumball_server.kernels._memory import COMPILED, INLINED, float32_at, uint16_at
-from gumball_server.kernels._philox import CATEGORIES as TILE
+from gumball_server.kernels._arithmetic import F32, I32, bits_of, float_of, ordered
+from gumball_server.kernels._memory import COMPILED, INLINED, SPLICED, float32_at, uint16_at
+from gumball_server.kernels._vectors import TILE, some_peak_image, tile_peak
 from gumball_server.kernels.table import LogitsType, RowStatus
 
 _FLOAT32, _FLOAT16 = int(LogitsType.FLOAT32), int(LogitsType.FLOAT16)
@@ -14,14 +14,16 @@ _POSITIVE_INFINITY, _NOTHING_FINITE = int(RowStatus.POSITIVE_INFINITY), int(RowS
 
 _INFINITY_BITS = I32(0x7F800000)
 _LEAST = I32(-(2**31))
-_NAN_IMAGE = I32(0x7FC00000)
 _LEAST_IMAGE = I32(ordered.py_func(np.float32(-np.inf).view(np.int32)))  # of what is not NaN
+
+CHUNK = 16 * TILE  # categories that are upcast in one go
+CHUNK_BYTES = 4 * CHUNK
 
 _SUBNORMAL_STEP = F32(2.0**-24)  # of float16
 _REBIAS = I32((127 - 15) << 23)  # between the exponents of float16 and float32
 
 
-@njit(**INLINED)
+@njit(**SPLICED)
 def _upcast_float16(half):
     """A float16, given by its bits, as float32: exact, infinities and NaN included."""
     bits = I32(half)
@@ -33,13 +35,19 @@ def _upcast_float16(half):
     return float_of(I32(widened | sign))
 
 
-@njit(**INLINED)
+@njit(**SPLICED)
 def _upcast_bfloat16(half):
     """A bfloat16, given by its bits, as float32."""
     return float_of(I32(I32(half) << I32(16)))
 
 
-@njit(**INLINED)
+@njit(**SPLICED)
+def tiles_of(record):
+    """How many tiles a row has; the last may be cut short."""
+    return (record.categories + TILE - 1) // TILE
+
+
+@njit(**SPLICED)
 def logit_at(record, k):
     """Logit k of a row, as float32."""
     if record.logits_type == _FLOAT32:
@@ -60,7 +68,7 @@ def _upcast_all_bfloat16(halves, out):
         out[i] = _upcast_bfloat16(halves[i])
 
 
-@njit(**COMPILED)
+@njit(**INLINED)
 def read_logits(record, first, n, scratch):
     """Logits first to first + n of a row as float32 [n]: in place where they are float32, else upcast into scratch."""
     if record.logits_type == _FLOAT32:
@@ -74,28 +82,32 @@ def read_logits(record, first, n, scratch):
     return out
 
 
+@njit(**SPLICED)
+def short_peak_image(values):
+    """Max of the ordered images of a few float32; the image of a NaN if there is one, whatever its sign."""
+    image = some_peak_image(values, 0, values.shape[0])
+    for k in range(8, values.shape[0], 8):
+        image = max(image, some_peak_image(values, k, values.shape[0]))
+    return image
+
+
 @njit(**COMPILED)
-def peak_image(logits):
-    """Max of the ordered images of logits [n]; the image of a NaN if there is one, whatever its sign."""
-    bits = logits.view(np.int32)
-    high, low = _LEAST, _INFINITY_BITS
-    for i in range(bits.shape[0]):
-        image = ordered(bits[i])
-        high, low = max(high, image), min(low, image)
-    return _NAN_IMAGE if low < _LEAST_IMAGE else high
-
-
-@njit(**INLINED)
-def largest(values):
-    """Max of float32 [n] without NaN; through integers, which LLVM may reorder and so vectorises."""
+def greatest_image(values):
+    """Max of the ordered images of float32 [n]; integers, which LLVM may reorder and so vectorises."""
     bits = values.view(np.int32)
     high = _LEAST
     for i in range(bits.shape[0]):
         high = max(high, ordered(bits[i]))
-    return float_of(ordered(high))
+    return high
 
 
-@njit(**INLINED)
+@njit(**SPLICED)
+def largest(values):
+    """Max of float32 [n] without NaN."""
+    return float_of(ordered(greatest_image(values)))
+
+
+@njit(**SPLICED)
 def status_of(image):
     """RowStatus of a row whose peak has this image."""
     if image > _INFINITY_BITS:
@@ -106,21 +118,23 @@ def status_of(image):
 
 
 @njit(**COMPILED)
-def tile_peak_images(record, images, scratch):
-    """images[t] int32 = image of the peak of tile t, for every tile of a row."""
-    categories = record.categories
-    for t in range(images.shape[0]):
-        first = TILE * t
-        images[t] = peak_image(read_logits(record, first, min(TILE, categories - first), scratch))
+def _whole_tile_peaks(logits, peaks):
+    for t in range(peaks.shape[0]):
+        peaks[t] = tile_peak(logits, TILE * t)
 
 
 @njit(**COMPILED)
-def greatest(images):
-    """Max of int32 [n]."""
-    high = _LEAST
-    for i in range(images.shape[0]):
-        high = max(high, images[i])
-    return high
+def tile_peaks(record, peaks, scratch):
+    """peaks[t] float32 = max of the logits of tile t, NaN if it has one; returns the image of the peak of all."""
+    categories = record.categories
+    whole = categories // TILE
+    for first in range(0, whole, CHUNK // TILE):
+        n = min(CHUNK // TILE, whole - first)
+        _whole_tile_peaks(read_logits(record, TILE * first, TILE * n, scratch), peaks[first : first + n])
+    if TILE * whole < categories:
+        rest = read_logits(record, TILE * whole, categories - TILE * whole, scratch)
+        peaks[whole] = float_of(ordered(short_peak_image(rest)))
+    return greatest_image(peaks)
 
 
 @njit(**COMPILED)

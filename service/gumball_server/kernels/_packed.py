@@ -1,16 +1,13 @@
 """Short rows, packed: draws of many rows lie end to end in flat arrays, so that vectors are full at any length.
 
-Each draw is a slot. Its blocks of noise are lanes beside those of other rows, and the noise of its last block past its last
-category is overwritten by the next slot. Only the maximum and the sum of a slot are taken one slot at a time.
+Each draw is a slot. Its blocks of noise are lanes beside those of other rows, and what its last block makes past its
+last category is overwritten by the next slot. Only the maximum and the sum of a slot are taken one slot at a time.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from gumball_server.kernels._arithmetic import (
-    I32,
     I64,
     clean,
     exp32,
@@ -19,108 +16,122 @@ from gumball_server.kernels._arithmetic import (
     inverse,
     inverse_of_sum,
     ordered,
-    shifted,
 )
-from gumball_server.kernels._logits import largest, peak_image, read_logits, status_of
-from gumball_server.kernels._memory import COMPILED
-from gumball_server.kernels._noise import noise_from_bits, tail_noise
+from gumball_server.kernels._logits import read_logits, short_peak_image, status_of
+from gumball_server.kernels._memory import COMPILED, INLINED, SPLICED, record_at
+from gumball_server.kernels._noise import any_in_tail, in_tail, noise_from_bits, tail_noise
 from gumball_server.kernels._outputs import soft_of, write_winner
 from gumball_server.kernels._philox import BLOCKS as GROUP
 from gumball_server.kernels._philox import lane_bits
+from gumball_server.kernels._vectors import lowest_set_bit, shift_some, some_equal
+from gumball_server.kernels.table import ROW
 
 LONGEST = 128  # categories of a row that is worth packing
 _BLOCKS = 128  # of eight categories, in one pack: everything stays in the first cache
 _PADDING = 8 * GROUP  # what the last group of blocks may write past the end
 
-_SLOT = np.dtype([("record", np.int64), ("draw", np.int64), ("start", np.int64)])
+_CATEGORIES = 8 * _BLOCKS + _PADDING
+
+_SLOT = np.dtype([("record", np.uint64), ("draw", np.int64), ("start", np.int64)])  # record: its address
+
+# What is gathered until it is drawn. One record, so that passing it on is passing one pointer.
+PACK = np.dtype(
+    [
+        ("slots", np.int64),  # how many are used
+        ("blocks", np.int64),
+        ("categories", np.int64),
+        ("slot", _SLOT, _BLOCKS),
+        ("block", np.uint64, _BLOCKS + GROUP),  # of each lane
+        ("draw", np.uint64, _BLOCKS + GROUP),
+        ("row", np.uint64, _BLOCKS + GROUP),
+        ("seed", np.uint64, _BLOCKS + GROUP),
+        ("start", np.int64, _BLOCKS + GROUP),
+        ("logits", np.float32, LONGEST),  # of one row, where they had to be upcast
+        ("distances", np.float32, _CATEGORIES),  # of the logits below the peak of their row
+        ("bits", np.uint32, _CATEGORIES),
+        ("scores", np.float32, _CATEGORIES),
+    ]
+)
+PACK_BYTES = PACK.itemsize
 
 
-class Pack(NamedTuple):
-    """What is gathered until it is drawn; allocated once a table."""
-
-    slots: np.ndarray  # [_BLOCKS] _SLOT
-    lanes: np.ndarray  # [5, blocks] uint64: block, draw, row, seed, start
-    distances: np.ndarray  # [categories] float32, of the logits below the peak of their row
-    bits: np.ndarray  # [categories] int32
-    scores: np.ndarray  # [categories] float32
-    row: np.ndarray  # [LONGEST] float32: distances of one row
-    used: np.ndarray  # int64: slots, blocks, categories
+@njit(**INLINED)
+def row_at(address):
+    """The row record at an address."""
+    return record_at(address, ROW)
 
 
-@njit(**COMPILED)
-def empty_pack():
-    """A pack with nothing in it."""
-    n = 8 * _BLOCKS + _PADDING
-    used = np.zeros(3, np.int64)
-    return Pack(
-        np.empty(_BLOCKS, _SLOT),
-        np.empty((5, _BLOCKS + GROUP), np.uint64),
-        np.empty(n, np.float32),
-        np.empty(n, np.int32),
-        np.empty(n, np.float32),
-        np.empty(LONGEST, np.float32),
-        used,
-    )
+@njit(**SPLICED)
+def empty_pack(memory):
+    """A pack with nothing in it, in PACK_BYTES at an address."""
+    pack = record_at(memory, PACK)
+    _empty(pack)
+    return pack
 
 
-@njit(**COMPILED)
-def _add_draw(pack, i, record, draw):
-    """A slot for one draw of record i, whose distances are in pack.row."""
-    slot, block, start = pack.used
-    categories = record.categories
-    pack.slots[slot].record, pack.slots[slot].draw, pack.slots[slot].start = i, draw, start
+@njit(**SPLICED)
+def _empty(pack):
+    pack.slots, pack.blocks, pack.categories = 0, 0, 0
+
+
+@njit(**SPLICED)
+def _add_draw(pack, address, record, draw, logits, peak, inv_temperature):
+    """A slot for one draw of a record."""
+    categories, start, first = record.categories, pack.categories, pack.blocks
+    # Into locals: LLVM cannot know that writing the pack leaves the record as it was.
+    seed, row, number = record.seed, np.uint64(record.row), np.uint64(record.first_draw) + np.uint64(draw)
+    slot = pack.slot[pack.slots]
+    slot.record, slot.draw, slot.start = address, draw, start
     blocks = (categories + 7) >> 3
     for b in range(blocks):
-        lanes = pack.lanes[:, block + b]
-        lanes[0] = np.uint64(b)
-        lanes[1] = np.uint64(record.first_draw) + np.uint64(draw)
-        lanes[2] = np.uint64(record.row)
-        lanes[3] = record.seed
-        lanes[4] = np.uint64(start + 8 * b)
-    for k in range(categories):
-        pack.distances[start + k] = pack.row[k]
-    pack.used[0], pack.used[1], pack.used[2] = slot + 1, block + blocks, start + categories
+        lane = np.uint64(first + b)  # unsigned: an index that cannot be meant to count from the end
+        pack.block[lane], pack.draw[lane], pack.row[lane] = np.uint64(b), number, row
+        pack.seed[lane], pack.start[lane] = seed, start + 8 * b
+        shift_some(logits, 8 * b, categories, peak, inv_temperature, pack.distances, start + 8 * b)
+    pack.slots, pack.blocks, pack.categories = pack.slots + 1, first + blocks, start + categories
 
 
-@njit(**COMPILED)
-def add_row(pack, table, i):
-    """Gathers every draw of a row, drawing what is gathered whenever the pack is full; returns the row's status."""
-    record = table[i]
+@njit(**SPLICED)
+def add_row(pack, address):
+    """Gathers every draw of a row, drawing what is gathered whenever the pack is full; returns the row's status.
+
+    The record of the row is given by its address, and has to stay there until it is drawn.
+    """
+    record = row_at(address)
     categories = record.categories
-    logits = read_logits(record, 0, categories, pack.row)
-    image = peak_image(logits)
+    logits = read_logits(record, I64(0), categories, pack.logits[:categories])  # a literal would be a type of its own
+    image = short_peak_image(logits)
     status = status_of(image)
     if status != 0:
         return status
     peak, inv_temperature = clean(float_of(ordered(image))), inverse(record.temperature)
-    for k in range(categories):
-        pack.row[k] = shifted(logits[k], peak, inv_temperature)
     for draw in range(record.draws):
-        if pack.used[1] + ((categories + 7) >> 3) > _BLOCKS:
-            draw_pack(pack, table)
-        _add_draw(pack, i, record, draw)
+        if pack.blocks + ((categories + 7) >> 3) > _BLOCKS:
+            draw_pack(pack)
+        _add_draw(pack, address, record, draw, logits, peak, inv_temperature)
     return status
 
 
-@njit(**COMPILED)
-def _noise(pack, table):
+@njit(**SPLICED)
+def _noise(pack):
     """pack.scores = the noise of every slot."""
-    slots, blocks, categories = pack.used
-    pack.lanes[4, blocks : blocks + GROUP] = np.uint64(categories)  # a spare lane writes past the end
+    blocks, categories = pack.blocks, pack.categories
+    pack.start[blocks : blocks + GROUP] = categories  # a spare lane writes past the end
     for first in range(0, blocks, GROUP):
-        lane_bits(pack.lanes, first, pack.bits)
-    if noise_from_bits(pack.bits[:categories], pack.scores[:categories]):
-        _replace_tail(pack, table)
+        lane_bits(pack, first)
+    noise_from_bits(pack.bits[:categories], pack.scores[:categories])
+    if any_in_tail(pack.bits[:categories]):
+        _replace_tail(pack)
 
 
-@njit(**COMPILED)
-def _replace_tail(pack, table):
+@njit(**SPLICED)
+def _replace_tail(pack):
     """The noise of the few categories whose coarse halfword is 0."""
-    for s in range(pack.used[0]):
-        slot = pack.slots[s]
-        record = table[slot.record]
+    for s in range(pack.slots):
+        slot = pack.slot[s]
+        record = row_at(slot.record)
         for k in range(record.categories):
-            if I32(pack.bits[slot.start + k] & I32(-65536)) == I32(0):
+            if in_tail(pack.bits[slot.start + k]):
                 key = (record.seed, np.uint64(record.row), np.uint64(record.first_draw) + np.uint64(slot.draw))
                 pack.scores[slot.start + k] = tail_noise(k, key)
 
@@ -131,23 +142,27 @@ def _add(distances, scores):
         scores[i] = distances[i] + scores[i]
 
 
-@njit(**COMPILED)
+@njit(**SPLICED)
 def _first(values, x):
-    k = 0
-    while values[k] != x:
-        k += 1
-    return k
+    """The lowest k with values[k] == x; there is one. Looks at 64 before it branches: sooner would be a coin toss."""
+    n = values.shape[0]
+    start, equal = -64, np.uint64(0)
+    while equal == 0:
+        start += 64
+        for k in range(start, min(start + 64, n), 8):
+            equal |= some_equal(values, k, n, x) << np.uint64(k - start)
+    return start + lowest_set_bit(equal)
 
 
-@njit(**COMPILED)
-def _winners(pack, table):
+@njit(**SPLICED)
+def _winners(pack):
     """Writes the winner of every slot; the scores of slots that want soft become what exp32 takes. Whether any did."""
     any_soft = False
-    for s in range(pack.used[0]):
-        slot = pack.slots[s]
-        record = table[slot.record]
+    for s in range(pack.slots):
+        slot = pack.slot[s]
+        record = row_at(slot.record)
         scores = pack.scores[slot.start : slot.start + record.categories]
-        best = largest(scores)
+        best = float_of(ordered(short_peak_image(scores)))
         write_winner(record, slot.draw, _first(scores, best))
         if record.soft != 0:
             any_soft = True
@@ -163,11 +178,11 @@ def _exponentiate(values):
         values[i] = exp32(values[i])
 
 
-@njit(**COMPILED)
-def _normalise(pack, table):
-    for s in range(pack.used[0]):
-        slot = pack.slots[s]
-        record = table[slot.record]
+@njit(**SPLICED)
+def _normalise(pack):
+    for s in range(pack.slots):
+        slot = pack.slot[s]
+        record = row_at(slot.record)
         if record.soft != 0:
             weights = pack.scores[slot.start : slot.start + record.categories]
             total = I64(0)
@@ -180,12 +195,12 @@ def _normalise(pack, table):
 
 
 @njit(**COMPILED)
-def draw_pack(pack, table):
+def draw_pack(pack):
     """Draws every slot and empties the pack."""
-    _noise(pack, table)
-    categories = pack.used[2]
+    _noise(pack)
+    categories = pack.categories
     _add(pack.distances[:categories], pack.scores[:categories])
-    if _winners(pack, table):
+    if _winners(pack):
         _exponentiate(pack.scores[:categories])
-        _normalise(pack, table)
-    pack.used[:] = 0
+        _normalise(pack)
+    _empty(pack)

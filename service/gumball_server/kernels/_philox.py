@@ -1,13 +1,14 @@
 """Philox4x32-10 (Salmon et al. 2011), four blocks at a time, as LLVM vectors.
 
 A word of the counter is a vector of four 64-bit lanes, one a block, of which only the low 32 bits mean anything: the
-multiplication of two 32-bit numbers to 64 bits is then one instruction on four lanes (vpmuludq, umull), and the high bits,
-which hold garbage between rounds, never need to be masked. Written as vectors because LLVM's vectoriser, given the same
-loop, spends a third of its instructions on taking words apart and putting them together.
+product of two 32-bit numbers is then one instruction on four lanes (vpmuludq, umull), and the high bits, which hold
+garbage between rounds, never need to be masked. Written as vectors because LLVM's vectoriser, given the same loop,
+spends a third of its instructions on taking words apart and putting them together.
 
 The vectors are LLVM's, so they run wherever LLVM does; a machine with narrower registers takes two for one.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,12 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gumball_server.kernels._memory import INLINED
+from gumball_server.kernels._memory import COMPILED, INLINED, SPLICED
+from gumball_server.kernels._vectors import TILE, Vector, element_address
 
 COARSE, FINE, TAIL = 0, 1, 2  # the streams
 
-BLOCKS = 8  # what the functions here make in one go, in two vectors
-CATEGORIES = 8 * BLOCKS  # and the categories that they serve: a tile
+BLOCKS = TILE // 8  # what the functions here make in one go, in two vectors
 
 _M0, _M1, _W0, _W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
 _ROUNDS = 10
@@ -32,11 +33,9 @@ _LANE64 = ir.VectorType(_I64, _LANES)
 _LANE32 = ir.VectorType(_I32, 2 * _LANES)
 _LANE16 = ir.VectorType(_I16, 4 * _LANES)
 
-Vector = Any  # an LLVM value
 
-
-def _constant(*values: int) -> Vector:
-    return ir.Constant(_LANE64, list(values) if len(values) > 1 else list(values) * _LANES)
+def _constant(x: int) -> Vector:
+    return ir.Constant(_LANE64, [x] * _LANES)
 
 
 def _shuffle(builder: Any, a: Vector, b: Vector, lanes: list[int]) -> Vector:
@@ -48,25 +47,30 @@ def _splat(builder: Any, scalar: Vector) -> Vector:
     return _shuffle(builder, vector, vector, [0] * _LANES)
 
 
-def _philox(builder: Any, counter: list[Vector], key: list[Vector]) -> tuple[Vector, Vector]:
-    """The words of four blocks: lanes of (x1 low, x0 high) and of (x3 low, x2 high).
+def _philox(builder: Any, counters: list[list[Vector]], keys: list[list[Vector]]) -> list[tuple[Vector, Vector]]:
+    """The words of four blocks a counter: lanes of (x1 low, x0 high) and of (x3 low, x2 high).
 
-    The last round leaves the products whole: their low halves are x1 and x3, and x0 and x2 are their high halves after
-    two more exclusive ors, so nothing has to be taken apart.
+    A round is (c0, c1, c2, c3) <- (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0)). The counters go
+    through the rounds in step, so that their chains of dependent instructions overlap. The last round leaves the
+    products whole: their low halves are x1 and x3, and x0 and x2 are their high halves after two more exclusive ors.
     """
     low, high = _constant(0xFFFFFFFF), _constant(32)
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for i in range(_ROUNDS):
+    states = [(*counter, *key) for counter, key in zip(counters, keys, strict=True)]
+    for _ in range(_ROUNDS - 1):
+        for i, (c0, c1, c2, c3, k0, k1) in enumerate(states):
+            p0 = builder.mul(builder.and_(c0, low), _constant(_M0))
+            p1 = builder.mul(builder.and_(c2, low), _constant(_M1))
+            c0 = builder.xor(builder.lshr(p1, high), builder.xor(c1, k0))
+            c2 = builder.xor(builder.lshr(p0, high), builder.xor(c3, k1))
+            states[i] = c0, p1, c2, p0, builder.add(k0, _constant(_W0)), builder.add(k1, _constant(_W1))
+    blocks = []
+    for c0, c1, c2, c3, k0, k1 in states:
         p0 = builder.mul(builder.and_(c0, low), _constant(_M0))
         p1 = builder.mul(builder.and_(c2, low), _constant(_M1))
-        c1, c3 = builder.xor(c1, k0), builder.xor(c3, k1)
-        if i == _ROUNDS - 1:
-            break
-        c0, c2 = builder.xor(builder.lshr(p1, high), c1), builder.xor(builder.lshr(p0, high), c3)
-        c1, c3 = p1, p0
-        k0, k1 = builder.add(k0, _constant(_W0)), builder.add(k1, _constant(_W1))
-    return builder.xor(p1, builder.shl(c1, high)), builder.xor(p0, builder.shl(c3, high))
+        x10 = builder.xor(p1, builder.shl(builder.xor(c1, k0), high))
+        x32 = builder.xor(p0, builder.shl(builder.xor(c3, k1), high))
+        blocks.append((x10, x32))
+    return blocks
 
 
 def _in_order(builder: Any, blocks: tuple[Vector, Vector]) -> list[Vector]:
@@ -83,29 +87,26 @@ def _minimum(builder: Any, a: Vector, b: Vector) -> Vector:
 def _row_counters(builder: Any, block: Vector, draw: Vector, row: Vector) -> list[list[Vector]]:
     """Counters, but for the stream, of eight consecutive blocks of one row, in two vectors."""
     first, draw, row = (_splat(builder, x) for x in (block, draw, row))
-    return [[builder.add(first, _constant(*range(i, i + _LANES))), draw, row] for i in range(0, BLOCKS, _LANES)]
+    steps = [ir.Constant(_LANE64, list(range(i, i + _LANES))) for i in range(0, BLOCKS, _LANES)]
+    return [[builder.add(first, step), draw, row] for step in steps]
 
 
 def _row_key(builder: Any, seed: Vector) -> list[Vector]:
     return [_splat(builder, seed), _splat(builder, builder.lshr(seed, _I64(32)))]
 
 
-def _address(context: Any, builder: Any, array_type: Any, array: Vector, index: Vector) -> Vector:
-    """The address of an element of a contiguous array."""
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.gep(data, [index])
+def _row_blocks(builder: Any, args: list[Vector]) -> list[tuple[Vector, Vector]]:
+    """The coarse words of eight consecutive blocks of one row."""
+    *counter, seed = args
+    counters = [[*words, _constant(COARSE)] for words in _row_counters(builder, *counter)]
+    return _philox(builder, counters, [_row_key(builder, seed)] * len(counters))
 
 
 @intrinsic
-def _coarse_minimum(typingctx, block, draw, row, seed):  # type: ignore[no-untyped-def]
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        block, draw, row, seed = args
-        key = _row_key(builder, seed)
-        smallest = None
-        for counter in _row_counters(builder, block, draw, row):
-            for words in _philox(builder, [*counter, _constant(COARSE)], key):
-                halves = builder.bitcast(words, _LANE16)
-                smallest = halves if smallest is None else _minimum(builder, smallest, halves)
+def _coarse_minimum(typingctx, block, draw, row, seed):
+    def codegen(context, builder, signature, args):
+        halves = [builder.bitcast(words, _LANE16) for pair in _row_blocks(builder, args) for words in pair]
+        smallest = functools.reduce(functools.partial(_minimum, builder), halves)
         reduction = ir.FunctionType(_I16, [_LANE16])
         reduce = cgutils.get_or_insert_function(builder.module, reduction, "llvm.vector.reduce.umin.v16i16")
         return builder.call(reduce, [smallest])
@@ -114,26 +115,22 @@ def _coarse_minimum(typingctx, block, draw, row, seed):  # type: ignore[no-untyp
 
 
 @intrinsic
-def _store_coarse(typingctx, block, draw, row, seed, out, offset):  # type: ignore[no-untyped-def]
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        block, draw, row, seed, out, offset = args
-        address = _address(context, builder, signature.args[4], out, offset)
-        key = _row_key(builder, seed)
-        at = builder.bitcast(address, _LANE16.as_pointer())
-        i = 0
-        for counter in _row_counters(builder, block, draw, row):
-            for halves in _in_order(builder, _philox(builder, [*counter, _constant(COARSE)], key)):
-                builder.store(halves, builder.gep(at, [_I64(i)], source_etype=_LANE16), align=2)
-                i += 1
+def _store_coarse(typingctx, block, draw, row, seed, out):
+    def codegen(context, builder, signature, args):
+        *counter_and_key, out = args
+        halves = [x for four in _row_blocks(builder, counter_and_key) for x in _in_order(builder, four)]
+        for i, vector in enumerate(halves):
+            at = element_address(context, builder, signature.args[4], out, _I64(16 * i))
+            builder.store(vector, builder.bitcast(at, _LANE16.as_pointer()), align=2)
         return context.get_dummy_value()
 
-    return types.void(types.uint64, types.uint64, types.uint64, types.uint64, out, types.intp), codegen
+    return types.void(types.uint64, types.uint64, types.uint64, types.uint64, out), codegen
 
 
 def _joined(builder: Any, counter: list[Vector], key: list[Vector]) -> list[Vector]:
     """Four vectors, one a block: coarse and fine halfwords joined to eight words of 32 bits, coarse high."""
-    coarse = _in_order(builder, _philox(builder, [*counter, _constant(COARSE)], key))
-    fine = _in_order(builder, _philox(builder, [*counter, _constant(FINE)], key))
+    streams = [[*counter, _constant(COARSE)], [*counter, _constant(FINE)]]
+    coarse, fine = (_in_order(builder, blocks) for blocks in _philox(builder, streams, [key, key]))
     return [
         builder.bitcast(_shuffle(builder, b, a, [lane for j in half for lane in (j, 16 + j)]), _LANE32)
         for a, b in zip(coarse, fine, strict=True)
@@ -142,13 +139,13 @@ def _joined(builder: Any, counter: list[Vector], key: list[Vector]) -> list[Vect
 
 
 @intrinsic
-def _store_row_bits(typingctx, block, draw, row, seed, out, offset):  # type: ignore[no-untyped-def]
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+def _store_row_bits(typingctx, block, draw, row, seed, out, offset):
+    def codegen(context, builder, signature, args):
         block, draw, row, seed, out, offset = args
         key = _row_key(builder, seed)
         joined = [x for counter in _row_counters(builder, block, draw, row) for x in _joined(builder, counter, key)]
         for i, vector in enumerate(joined):
-            at = _address(context, builder, signature.args[4], out, builder.add(offset, _I64(8 * i)))
+            at = element_address(context, builder, signature.args[4], out, builder.add(offset, _I64(8 * i)))
             builder.store(vector, builder.bitcast(at, _LANE32.as_pointer()), align=4)
         return context.get_dummy_value()
 
@@ -156,54 +153,54 @@ def _store_row_bits(typingctx, block, draw, row, seed, out, offset):  # type: ig
 
 
 @intrinsic
-def _store_lane_bits(typingctx, block, draw, row, seed, start, first, out):  # type: ignore[no-untyped-def]
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+def _store_lane_bits(typingctx, block, draw, row, seed, start, first, out):
+    def codegen(context, builder, signature, args):
         *columns, first, out = args
         kinds = signature.args
 
         def load(column: int, kind: Any, lane: int) -> Vector:
-            at = _address(context, builder, kinds[column], columns[column], builder.add(first, _I64(lane)))
+            at = element_address(context, builder, kinds[column], columns[column], builder.add(first, _I64(lane)))
             return builder.load(builder.bitcast(at, kind.as_pointer()), typ=kind, align=8)
 
         for lane in range(0, BLOCKS, _LANES):
             block, draw, row, seed = (load(column, _LANE64, lane) for column in range(4))
             key = [seed, builder.lshr(seed, _constant(32))]
             for i, vector in enumerate(_joined(builder, [block, draw, row], key)):
-                at = _address(context, builder, kinds[6], out, load(4, _I64, lane + i))
+                at = element_address(context, builder, kinds[6], out, load(4, _I64, lane + i))
                 builder.store(vector, builder.bitcast(at, _LANE32.as_pointer()), align=4)
         return context.get_dummy_value()
 
     return types.void(block, draw, row, seed, start, types.intp, out), codegen
 
 
-@njit(**INLINED)
+@njit(**SPLICED)
 def coarse_minimum(tile, key):
     """The least coarse halfword of the 64 categories of a tile."""
     seed, row, draw = key
     return _coarse_minimum(np.uint64(BLOCKS) * np.uint64(tile), draw, row, seed)
 
 
-@njit(**INLINED)
+@njit(**SPLICED)
 def coarse_halfwords(tile, key, out):
     """out[:64] = the coarse halfwords of the categories of a tile."""
     seed, row, draw = key
-    _store_coarse(np.uint64(BLOCKS) * np.uint64(tile), draw, row, seed, out, 0)
+    _store_coarse(np.uint64(BLOCKS) * np.uint64(tile), draw, row, seed, out)
 
 
-@njit(**INLINED)
+@njit(**SPLICED)
 def tile_bits(tile, key, out, offset):
-    """out[offset : offset + 64] int32 = the joined coarse and fine halfwords of the categories of a tile."""
+    """out[offset : offset + 64] uint32 = the joined coarse and fine halfwords of the categories of a tile."""
     seed, row, draw = key
     _store_row_bits(np.uint64(BLOCKS) * np.uint64(tile), draw, row, seed, out, offset)
 
 
-@njit(**INLINED)
-def lane_bits(lanes, first, out):
-    """out[start : start + 8] int32 = the same of blocks first to first + 8, each of its own row.
+@njit(**SPLICED)
+def lane_bits(lanes, first):
+    """The same of blocks first to first + 8 of lanes, each of its own row: lanes.bits[start : start + 8] of each.
 
-    lanes is [5, blocks] uint64: block, draw, row, seed, start. A later block overwrites what an earlier one wrote.
+    In order: a later block overwrites what an earlier one wrote.
     """
-    _store_lane_bits(lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], first, out)
+    _store_lane_bits(lanes.block, lanes.draw, lanes.row, lanes.seed, lanes.start, first, lanes.bits)
 
 
 @njit(**INLINED)
@@ -213,7 +210,7 @@ def _round(c0, c1, c2, c3, k0, k1):
     return (p1 >> high) ^ c1 ^ k0, p1, (p0 >> high) ^ c3 ^ k1, p0
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(**COMPILED)
 def word(stream, k, key):
     """Word k of a stream, as a uint64: for the few categories that are looked at one by one."""
     c0, c1, c2, c3 = np.uint64(k >> 2), key[2], key[1], np.uint64(stream)

@@ -4,7 +4,6 @@ import numpy as np
 from numba import njit
 
 from gumball_server.kernels._arithmetic import (
-    I32,
     I64,
     MINUS_INFINITY,
     clean,
@@ -16,32 +15,23 @@ from gumball_server.kernels._arithmetic import (
     ordered,
     shifted,
 )
-from gumball_server.kernels._logits import largest, peak_image, read_logits, status_of
-from gumball_server.kernels._memory import COMPILED
-from gumball_server.kernels._noise import noise_from_bits, tail_noise
+from gumball_server.kernels._logits import CHUNK, CHUNK_BYTES, largest, read_logits, status_of, tile_peaks, tiles_of
+from gumball_server.kernels._memory import COMPILED, SPLICED, float32_at, stack, uint32_at
+from gumball_server.kernels._noise import any_in_tail, in_tail, noise_from_bits, tail_noise
 from gumball_server.kernels._outputs import soft_of, write_winner
-from gumball_server.kernels._philox import CATEGORIES as TILE
 from gumball_server.kernels._philox import tile_bits
-
-_CHUNK = 8 * TILE
-
-
-@njit(**COMPILED)
-def _row_peak_image(record, scratch):
-    image = I32(-(2**31))
-    for first in range(0, record.categories, _CHUNK):
-        image = max(image, peak_image(read_logits(record, first, min(_CHUNK, record.categories - first), scratch)))
-    return image
+from gumball_server.kernels._vectors import TILE
 
 
-@njit(**COMPILED)
+@njit(**SPLICED)
 def _chunk_noise(first, n, key, bits, noise):
     """noise[:n] of the categories from first on, which is a multiple of the tile."""
     for i in range(0, n, TILE):
         tile_bits((first + i) // TILE, key, bits, i)
-    if noise_from_bits(bits[:n], noise[:n]):
+    noise_from_bits(bits[:n], noise[:n])
+    if any_in_tail(bits[:n]):
         for i in range(n):
-            if I32(bits[i] & I32(-65536)) == I32(0):
+            if in_tail(bits[i]):
                 noise[i] = tail_noise(first + i, key)
 
 
@@ -69,13 +59,13 @@ def scale(values, factor):
         values[i] = values[i] * factor
 
 
-@njit(**COMPILED)
+@njit(**SPLICED)
 def _draw(record, peak, inv_temperature, inv_tau, key, soft, bits, noise, scratch):
     """One soft sample into soft [categories]; returns the category of maximal score, the lowest of equals."""
     categories = record.categories
     best, best_chunk = MINUS_INFINITY, 0
-    for first in range(0, categories, _CHUNK):
-        n = min(_CHUNK, categories - first)
+    for first in range(0, categories, CHUNK):
+        n = min(CHUNK, categories - first)
         _chunk_noise(first, n, key, bits, noise)
         scores = soft[first : first + n]
         _score(read_logits(record, first, n, scratch), peak, inv_temperature, noise, scores)
@@ -86,18 +76,18 @@ def _draw(record, peak, inv_temperature, inv_tau, key, soft, bits, noise, scratc
     while soft[winner] != best:
         winner += 1
     total = I64(0)
-    for first in range(0, categories, _CHUNK):
-        total += weigh(soft[first : min(first + _CHUNK, categories)], best, inv_tau)
+    for first in range(0, categories, CHUNK):
+        total += weigh(soft[first : min(first + CHUNK, categories)], best, inv_tau)
     scale(soft, inverse_of_sum(total))
     return winner
 
 
-@njit(**COMPILED)
-def soft_row(record):
-    """Draws every draw of a row that wants soft samples; returns its status."""
-    scratch, noise = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.float32)
-    bits = np.empty(_CHUNK, np.int32)
-    image = _row_peak_image(record, scratch)
+@njit(**SPLICED)
+def soft_row(record, tile_scratch):
+    """Draws every draw of a row that wants soft samples; returns its status. tile_scratch is float32, one a tile."""
+    scratch, noise = float32_at(stack(CHUNK_BYTES), CHUNK), float32_at(stack(CHUNK_BYTES), CHUNK)
+    bits = uint32_at(stack(CHUNK_BYTES), CHUNK)
+    image = tile_peaks(record, tile_scratch[: tiles_of(record)], scratch)
     status = status_of(image)
     if status != 0:
         return status
