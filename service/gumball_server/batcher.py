@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gumball_server.domain import Output, Reason, SampleRequest, SampleResult, SamplingError
+from gumball_server.domain import PER_DRAW_AND_CATEGORY, Reason, SampleRequest, SampleResult, SamplingError
 from gumball_server.metrics import Drop, Metrics
 from gumball_server.worker import Drawn, Worker
 
@@ -243,5 +243,5 @@ class Batcher:
 
 
 def _work(request: SampleRequest) -> int:
-    samples = request.rows * request.draws
-    return samples * (SAMPLE_WORK + request.categories * (SOFT_WORK if Output.SOFT in request.outputs else 1))
+    dense = any(output in PER_DRAW_AND_CATEGORY for output in request.outputs)
+    return request.rows * request.draws * (SAMPLE_WORK + request.categories * (SOFT_WORK if dense else 1))

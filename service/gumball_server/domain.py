@@ -1,7 +1,7 @@
 """What the service speaks of: requests, results, and the reasons for having no result. NumPy only, no framework."""
 
-import secrets
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -31,30 +31,22 @@ class Output(StrEnum):
     """An array of the answer."""
 
     INDEX = "index"  # [rows, draws] int32
-    ONE_HOT = "one_hot"  # [rows, draws, categories] float32
-    SOFT = "soft"  # [rows, draws, categories] float32
+    ONE_HOT = "one_hot"  # [rows, draws, categories]; float32, as all that follow but top_index
+    SOFT = "soft"  # [rows, draws, categories]
+    LOG_SOFT = "log_soft"  # [rows, draws, categories]
+    SCORE = "score"  # [rows, draws], of the drawn category
+    LOG_PROB = "log_prob"  # [rows, draws], of the drawn category
+    PROBS = "probs"  # [rows, categories], of the distribution sampled
+    ENTROPY = "entropy"  # [rows], likewise, in nats
+    TOP_INDEX = "top_index"  # [rows, n] int32, the n = top_log_probs most likely categories
+    TOP_LOG_PROB = "top_log_prob"  # [rows, n]
 
 
-_OUTPUTS_OF_MODE = {
-    Mode.HARD: (Output.INDEX,),
-    Mode.SOFT: (Output.SOFT,),
-    Mode.STRAIGHT_THROUGH: (Output.INDEX, Output.SOFT),
-}
-
-# Fields of the interface that this version refuses by name rather than ignore.
-NOT_BUILT = frozenset(
-    (
-        "probs",
-        "tau_schedule",
-        "top_k",
-        "top_p",
-        "min_p",
-        "logit_bias",
-        "without_replacement",
-        "top_log_probs",
-    )
-)
-OUTPUTS_NOT_BUILT = frozenset(("log_soft", "score", "log_prob", "probs", "entropy"))
+PER_DRAW = (Output.INDEX, Output.SCORE, Output.LOG_PROB)  # without replacement they get a last axis of k
+PER_DRAW_AND_CATEGORY = (Output.ONE_HOT, Output.SOFT, Output.LOG_SOFT)
+TOP = (Output.TOP_INDEX, Output.TOP_LOG_PROB)
+INTEGERS = (Output.INDEX, Output.TOP_INDEX)
+NEED_NOISE = (Output.SOFT, Output.LOG_SOFT, Output.SCORE)  # and so a temperature above 0
 
 
 class Reason(StrEnum):
@@ -95,8 +87,45 @@ def invalid(field: str, detail: str) -> SamplingError:
 
 
 def unknown_field(name: str) -> SamplingError:
-    """A field that is not part of the interface, or not of this version."""
-    return invalid(name, "not supported by this version" if name in NOT_BUILT else "unknown field")
+    """A field that is not part of the interface."""
+    return invalid(name, "unknown field")
+
+
+class Source(StrEnum):
+    """What the numbers of a request are."""
+
+    LOGITS = "logits"
+    PROBS = "probs"
+
+
+@dataclass(frozen=True, slots=True)
+class TauSchedule:
+    """tau as a function of the training step; `rate` of a cosine is 1 / (its number of steps)."""
+
+    kind: str
+    initial: float
+    rate: float = 0.0
+    floor: float = contract.PARAMETER_RANGE[0]
+    step: float = 0.0
+
+    @property
+    def tau(self) -> float:
+        """The tau of this step, in float64; what was used is in the answer. Raises SamplingError."""
+        if not all(map(math.isfinite, (self.initial, self.rate, self.floor, self.step))):
+            raise invalid("tau_schedule", "must have finite numbers")
+        if self.rate < 0 or self.step < 0:
+            raise invalid("tau_schedule", "must have a rate and a step of at least 0")
+        done = self.rate * self.step
+        match self.kind:
+            case "constant":
+                return self.initial
+            case "linear":
+                return max(self.floor, self.initial - done)
+            case "exponential":
+                return max(self.floor, self.initial * math.exp(-done))
+            case "cosine":
+                return self.floor + (self.initial - self.floor) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+        raise invalid("tau_schedule", f"kind must be constant, linear, exponential or cosine, is {self.kind!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +140,30 @@ class Parameters:
     first_row: int | None = None
     first_draw: int | Iterable[int] | None = None
     tau: float | Iterable[float] | None = None
+    tau_schedule: TauSchedule | None = None
     temperature: float | Iterable[float] | None = None
+    top_k: int | Iterable[int] | None = None
+    top_p: float | Iterable[float] | None = None
+    min_p: float | Iterable[float] | None = None
+    logit_bias: Mapping[int, float | None] | None = None
+    without_replacement: int | None = None
+    top_log_probs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """What is added to the logits of some categories; -inf masks."""
+
+    categories: npt.NDArray[np.uint32]  # [n], each once
+    values: npt.NDArray[np.float32]  # [n]
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
     """A valid request. Values inside `logits` are examined when they are drawn from."""
 
-    logits: Array  # [rows, categories] float32, float16, or uint16 holding bfloat16; C order
+    logits: Array  # [rows, categories] float32, float16, or uint16 holding bfloat16; C order; or probs
+    source: Source
     rows: int
     categories: int
     outputs: tuple[Output, ...]
@@ -127,9 +172,16 @@ class SampleRequest:
     seeds: npt.NDArray[np.uint64] | None  # [rows]
     draws: int
     first_row: int
-    first_draw: int | npt.NDArray[np.uint32]  # for every row, or [rows]
-    tau: float | npt.NDArray[np.float64]  # for every row, or [rows]
-    temperature: float | npt.NDArray[np.float64]  # for every row, or [rows]
+    # One for every row, or [rows]:
+    first_draw: int | npt.NDArray[np.uint32]
+    tau: float | npt.NDArray[np.float64]
+    temperature: float | npt.NDArray[np.float64]
+    top_k: int | npt.NDArray[np.uint32]  # number of categories: off
+    top_p: float | npt.NDArray[np.float64]  # 1: off
+    min_p: float | npt.NDArray[np.float64]  # 0: off
+    bias: Bias | None
+    without_replacement: int | None  # categories a draw
+    top_log_probs: int
 
     @property
     def is_one_plain_row(self) -> bool:
@@ -149,9 +201,18 @@ class SampleRequest:
     @property
     def result_bytes(self) -> int:
         """Size of the outputs it asks for."""
-        sparse = Output.INDEX in self.outputs
-        dense = len(self.outputs) - sparse
-        return 4 * self.rows * self.draws * (sparse + dense * self.categories)
+        return 4 * sum(math.prod(self.shape_of(output)) for output in self.outputs)
+
+    def shape_of(self, output: Output) -> tuple[int, ...]:
+        """The shape of an output; no shape depends on a value."""
+        if output in PER_DRAW:
+            last = () if self.without_replacement is None else (self.without_replacement,)
+            return (self.rows, self.draws, *last)
+        if output in PER_DRAW_AND_CATEGORY:
+            return self.rows, self.draws, self.categories
+        if output in TOP:
+            return self.rows, self.top_log_probs
+        return (self.rows, self.categories) if output is Output.PROBS else (self.rows,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,150 +223,3 @@ class SampleResult:
     outputs: dict[Output, Array]
     queue_ns: int
     compute_ns: int
-
-
-def sample_request(logits: Array, given: Parameters) -> SampleRequest:
-    """A valid request from logits [rows, categories] or [categories] and the parameters given with them.
-
-    Raises SamplingError (INVALID_ARGUMENT) naming the first field at fault.
-    """
-    logits = _logits(logits)
-    rows, categories = logits.shape
-    mode = _mode(given.mode)
-    outputs = _outputs(given.outputs, mode)
-    seed, seeds = _seed(given, rows)
-    draws = 1 if given.draws is None else _count("draws", given.draws, 1, MAX_COUNT)
-    first_row = 0 if given.first_row is None else _count("first_row", given.first_row, 0, MAX_COUNT - 1)
-    if first_row and seeds is not None:
-        raise invalid("first_row", "goes with seed: with seeds every row is row number 0")
-    if first_row + rows > MAX_COUNT:
-        raise invalid("first_row", f"{rows} rows from {first_row} on would pass row number 2^32 - 1")
-    first_draw = 0 if given.first_draw is None else _first_draw(given.first_draw, rows)
-    last_first = first_draw if isinstance(first_draw, int) else int(first_draw.max())
-    if last_first + draws > MAX_COUNT:
-        raise invalid("first_draw", f"{draws} draws from {last_first} on would pass draw number 2^32 - 1")
-    tau = 1.0 if given.tau is None else _divisor("tau", given.tau, rows, zero_allowed=False)
-    temperature = 1.0 if given.temperature is None else _divisor("temperature", given.temperature, rows)
-    if Output.SOFT in outputs and not np.all(temperature):
-        raise invalid("temperature", "0 has no soft sample: ask for index or one_hot")
-    return SampleRequest(
-        logits, rows, categories, outputs, mode, seed, seeds, draws, first_row, first_draw, tau, temperature
-    )
-
-
-def check_shape(shape: Sequence[int]) -> None:
-    """Refuse a shape that logits cannot have, before anything of that shape is made."""
-    if len(shape) not in (1, 2):
-        raise invalid("logits", f"must be [rows, categories] or [categories], has {len(shape)} dimensions")
-    *rows, categories = shape
-    if rows and not 1 <= rows[0] <= MAX_COUNT:
-        raise invalid("logits", f"must have at least one row and at most 2^32, has {rows[0]}")
-    if not 1 <= categories <= contract.MAX_CATEGORIES:
-        raise invalid("logits", f"must have 1 to {contract.MAX_CATEGORIES} categories a row, has {categories}")
-
-
-def _logits(logits: Array) -> Array:
-    check_shape(logits.shape)
-    if logits.ndim == 1:
-        logits = logits[None]
-    flags = logits.flags
-    if flags.c_contiguous and flags.aligned:
-        return logits
-    return np.require(logits, requirements=("C", "A"))
-
-
-def _mode(name: str | None) -> Mode:
-    if name is None:
-        return Mode.HARD
-    try:
-        return Mode(name)
-    except ValueError:
-        raise invalid("mode", f"must be one of {', '.join(Mode)}, is {name!r}") from None
-
-
-def _outputs(names: Iterable[str] | None, mode: Mode) -> tuple[Output, ...]:
-    if names is None:
-        return _OUTPUTS_OF_MODE[mode]
-    names = tuple(names)
-    if not names:
-        raise invalid("outputs", "must name at least one output")
-    if len(set(names)) != len(names):
-        raise invalid("outputs", "names an output twice")
-    return tuple(_output(name) for name in names)
-
-
-def _output(name: str) -> Output:
-    if name in OUTPUTS_NOT_BUILT:
-        raise invalid("outputs", f"{name} is not supported by this version")
-    try:
-        return Output(name)
-    except ValueError:
-        raise invalid("outputs", f"must be of {', '.join(Output)}, names {name!r}") from None
-
-
-def _seed(given: Parameters, rows: int) -> tuple[int | None, npt.NDArray[np.uint64] | None]:
-    if given.seeds is not None:
-        if given.seed is not None:
-            raise invalid("seeds", "give seed or seeds, not both")
-        return None, _one_a_row("seeds", _integers("seeds", given.seeds, np.dtype(np.uint64)), rows)
-    if given.seed is None:
-        return secrets.randbits(64), None
-    return _count("seed", given.seed, 0, MAX_SEED), None
-
-
-def _count(field: str, value: int, low: int, high: int) -> int:
-    if not low <= value <= high:
-        raise invalid(field, f"must be from {low} to {high}, is {value}")
-    return value
-
-
-def _first_draw(value: int | Iterable[int], rows: int) -> int | npt.NDArray[np.uint32]:
-    if isinstance(value, int):
-        return _count("first_draw", value, 0, MAX_COUNT - 1)
-    values = _integers("first_draw", value, np.dtype(np.uint32))
-    return int(values[0]) if values.size == 1 else _one_a_row("first_draw", values, rows)
-
-
-def _divisor(
-    field: str, value: float | Iterable[float], rows: int, *, zero_allowed: bool = True
-) -> float | npt.NDArray[np.float64]:
-    """tau or temperature: one for every row, or one a row."""
-    low, high = contract.PARAMETER_RANGE
-    allowed = f"must be {'0 or ' if zero_allowed else ''}from 2^-40 to 2^40"
-    if isinstance(value, (int, float)):
-        if not (low <= value <= high or (zero_allowed and value == 0)):
-            raise invalid(field, f"{allowed}, is {value}")
-        return float(value)
-    values = np.asarray(value)
-    if values.dtype.kind not in "fiu":
-        raise invalid(field, "must be numbers")
-    values = values.astype(np.float64)
-    if values.size == 1:
-        return _divisor(field, values.item(), rows, zero_allowed=zero_allowed)
-    _one_a_row(field, values, rows)
-    good = (values >= low) & (values <= high) | (zero_allowed & (values == 0))
-    if not good.all():
-        bad = int(good.argmin())
-        raise invalid(f"{field}[{bad}]", f"{allowed}, is {values[bad]}")
-    return values
-
-
-def _one_a_row(field: str, values: Array, rows: int) -> Array:
-    if values.shape != (rows,):
-        raise invalid(field, f"must have one value a row, that is {rows}, has shape {list(values.shape)}")
-    return values
-
-
-def _integers(field: str, value: Any, dtype: np.dtype[Any]) -> Array:
-    """An array of `dtype`. Integers must fit; they never wrap."""
-    values = np.asarray(value)
-    if values.dtype == dtype:
-        return values
-    if isinstance(value, np.ndarray) and value.dtype.kind not in "iu":
-        raise invalid(field, f"must be integers, has dtype {value.dtype}")
-    # Beside large integers NumPy turns a list into objects or floats, so judge the numbers one by one.
-    numbers = np.asarray(value, object)
-    limit = 2 ** (8 * dtype.itemsize)
-    if not all(isinstance(number, (int, np.integer)) and 0 <= number < limit for number in numbers.ravel()):
-        raise invalid(field, f"must be integers from 0 to {limit - 1}")
-    return numbers.astype(dtype)

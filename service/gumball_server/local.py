@@ -3,9 +3,10 @@
 import time
 from typing import Any
 
-from gumball_server.domain import Array, Parameters, SampleResult, SamplingError, sample_request
+from gumball_server.domain import Array, Parameters, SampleResult, SamplingError, Source
 from gumball_server.info import Info, info
 from gumball_server.settings import Settings
+from gumball_server.validation import sample_request
 from gumball_server.worker import open_worker
 
 
@@ -16,12 +17,12 @@ class LocalSampler:
         self._settings = Settings(threads=threads or 0)
         self._worker = open_worker(self._settings.cache_path, self._settings.cpu_threads)
 
-    def sample(self, logits: Array, **given: Any) -> SampleResult:
-        """The samples of logits [rows, categories] float32, float16 or uint16 (bfloat16); `given` as `Parameters`.
+    def sample(self, logits: Array, source: Source = Source.LOGITS, **given: Any) -> SampleResult:
+        """The samples of logits (or probs) [rows, categories] float32, float16 or uint16 (bfloat16).
 
-        Raises SamplingError.
+        `given` are the members of `Parameters`. Raises SamplingError.
         """
-        request = sample_request(logits, Parameters(**given))
+        request = sample_request(logits, Parameters(**given), source)
         start = time.perf_counter_ns()
         (drawn,) = self._worker.run([request])
         if isinstance(drawn, SamplingError):

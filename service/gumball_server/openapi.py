@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from gumball_server.domain import Mode, Output
+from gumball_server.domain import INTEGERS, PER_DRAW, PER_DRAW_AND_CATEGORY, TOP, Mode, Output
 from gumball_server.wire import binary_form, json_form
 from gumball_server.wire.arrays import LOGITS_DTYPES
 
@@ -112,10 +112,7 @@ def _query_parameter(name: str) -> dict[str, Any]:
 
 
 def _answer_schema() -> dict[str, Any]:
-    def array(dimensions: int, items: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "array", "items": array(dimensions - 1, items)} if dimensions else items
-
-    whole, number = {"type": "integer", "minimum": 0}, {"type": "number"}
+    whole = {"type": "integer", "minimum": 0}
     shape = dict.fromkeys(("rows", "draws", "categories"), whole)
     timings = dict.fromkeys(("queue_ns", "compute_ns"), whole)
     return {
@@ -125,15 +122,33 @@ def _answer_schema() -> dict[str, Any]:
         "properties": {
             "contract": {"type": "string", "description": "Version of the sampling contract"},
             "seed": _LONG | {"description": "The seed used, where one was"},
-            "seeds": array(1, _LONG) | {"description": "The seeds used, where one a row was given"},
-            "tau": array(1, number) | {"description": "The tau used: one value, or one a row"},
+            "seeds": _array(1, _LONG) | {"description": "The seeds used, where one a row was given"},
+            "tau": _array(1, {"type": "number"}) | {"description": "The tau used: one value, or one a row"},
             "shape": {"type": "object", "required": list(shape), "properties": shape},
             "timings": {"type": "object", "required": list(timings), "properties": timings},
-            Output.INDEX.value: array(2, whole) | {"description": "[rows, draws]"},
-            Output.ONE_HOT.value: array(3, number) | {"description": "[rows, draws, categories]"},
-            Output.SOFT.value: array(3, number) | {"description": "[rows, draws, categories]"},
+            **{output.value: _output_schema(output) for output in Output},
         },
     }
+
+
+def _array(dimensions: int, items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": _array(dimensions - 1, items)} if dimensions else items
+
+
+def _output_schema(output: Output) -> dict[str, Any]:
+    items = {"type": "integer", "minimum": 0} if output in INTEGERS else {"type": ["number", "null"]}
+    if output in PER_DRAW:
+        return {
+            "description": "[rows, draws], or [rows, draws, k] without replacement; null is -inf",
+            "anyOf": [_array(2, items), _array(3, items)],
+        }
+    if output in PER_DRAW_AND_CATEGORY:
+        return _array(3, items) | {"description": "[rows, draws, categories]; null is -inf"}
+    if output in TOP:
+        return _array(2, items) | {"description": "[rows, n]; null is -inf"}
+    if output is Output.PROBS:
+        return _array(2, items) | {"description": "[rows, categories]"}
+    return _array(1, items) | {"description": "[rows], in nats"}
 
 
 def _problem_schema() -> dict[str, Any]:

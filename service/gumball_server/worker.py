@@ -10,17 +10,21 @@ from gumball.vectors import VECTORS, Vector
 
 from gumball_server.domain import (
     BFLOAT16,
+    INTEGERS,
     LOGITS_DTYPES,
+    PER_DRAW,
+    PER_DRAW_AND_CATEGORY,
     Array,
     Mode,
     Output,
     Parameters,
     SampleRequest,
     SamplingError,
+    Source,
     invalid,
-    sample_request,
 )
 from gumball_server.kernels.table import ROW, LogitsType, RowStatus
+from gumball_server.validation import sample_request
 
 # What a request has after it was drawn: its outputs, or why it has none.
 Drawn = dict[Output, Array] | SamplingError
@@ -29,11 +33,13 @@ Drawn = dict[Output, Array] | SamplingError
 SHARED_ELEMENTS = 1 << 18
 
 _LOGITS_TYPES = dict(zip(LOGITS_DTYPES, LogitsType, strict=True))
-_WRONG_VALUES = {
-    RowStatus.NAN: "NaN",
-    RowStatus.POSITIVE_INFINITY: "+inf",
-    RowStatus.NOTHING_FINITE: "no finite value",
+_DTYPES = {output: np.int32 if output in INTEGERS else np.float32 for output in Output}
+_WRONG_VALUES: dict[RowStatus, Callable[[Array], Array]] = {
+    RowStatus.NAN: np.isnan,
+    RowStatus.POSITIVE_INFINITY: np.isposinf,
+    RowStatus.NEGATIVE: lambda values: values < 0,
 }
+_WRONG_WORDS = {RowStatus.NAN: "NaN", RowStatus.POSITIVE_INFINITY: "+inf", RowStatus.NEGATIVE: "negative"}
 
 
 class Worker:
@@ -51,8 +57,11 @@ class Worker:
         self._pool = ThreadPoolExecutor(threads - 1, "gumball-share") if threads > 1 else None
 
     def run(self, requests: Sequence[SampleRequest]) -> list[Drawn]:
-        """Draw every request; a request with logits that cannot be drawn from gets its error, alone."""
-        outputs = [_empty_outputs(request) for request in requests]
+        """Draw every request; a request that cannot be drawn gets its error, alone."""
+        outputs = [
+            {output: np.empty(request.shape_of(output), _DTYPES[output]) for output in request.outputs}
+            for request in requests
+        ]
         table = _table(requests, outputs)
         self._draw(table)
         if not table["status"].any():
@@ -126,10 +135,13 @@ def cut_draws(table: Array, limit: int) -> tuple[Array, Array]:
     skipped = (np.arange(origin.size) - (np.cumsum(counts) - counts)[origin]) * limits[origin]
     pieces["first_draw"] += skipped.astype(np.uint32)
     pieces["draws"] = np.minimum(pieces["draws"] - skipped, limits[origin])
-    skipped_bytes = 4 * skipped.astype(np.uint64)
-    for output, width in (("index", 1), ("one_hot", pieces["categories"]), ("soft", pieces["categories"])):
-        wanted = pieces[output] != 0
-        pieces[output] += np.where(wanted, skipped_bytes * np.asarray(width, np.uint64), np.uint64(0))
+    for output in Output:
+        addresses = pieces[output.value]
+        if output in PER_DRAW or output in PER_DRAW_AND_CATEGORY:
+            width = pieces["distinct" if output in PER_DRAW else "categories"]
+            addresses[addresses != 0] += (4 * skipped * width).astype(np.uint64)[addresses != 0]
+        else:
+            addresses[skipped > 0] = 0  # once a row is enough
     return pieces, origin
 
 
@@ -138,15 +150,6 @@ def shares(table: Array, count: int) -> list[Array]:
     done = np.cumsum(table["categories"] * table["draws"])
     cuts = np.searchsorted(done, done[-1] * np.arange(1, count) // count, side="left") + 1
     return [share for share in np.split(table, cuts) if share.size]
-
-
-def _empty_outputs(request: SampleRequest) -> dict[Output, Array]:
-    sparse = (request.rows, request.draws)
-    dense = (*sparse, request.categories)
-    return {
-        output: np.empty(sparse, np.int32) if output is Output.INDEX else np.empty(dense, np.float32)
-        for output in request.outputs
-    }
 
 
 def _table(requests: Sequence[SampleRequest], outputs: Sequence[dict[Output, Array]]) -> Array:
@@ -165,19 +168,30 @@ def _table(requests: Sequence[SampleRequest], outputs: Sequence[dict[Output, Arr
 def _first_record(request: SampleRequest, outputs: dict[Output, Array]) -> tuple[Any, ...]:
     """The record of row 0, in the order of ROW. A tuple: on small requests, NumPy would cost more than the draw."""
     address = {output: _address(array) for output, array in outputs.items()}
+    bias = request.bias
     return (
         _address(request.logits),
         request.categories,
         _LOGITS_TYPES[request.logits.dtype],
+        request.source is Source.PROBS,
         RowStatus.OK,
+        0 if bias is None else bias.categories.size,
+        0 if bias is None else _address(bias.categories),
+        0 if bias is None else _address(bias.values),
         request.seed or 0,
         request.first_row,
-        request.first_draw if isinstance(request.first_draw, int) else 0,
-        request.draws,
-        request.temperature if isinstance(request.temperature, float) else 0,
-        request.tau if isinstance(request.tau, float) else 0,
-        *(address.get(output, 0) for output in (Output.INDEX, Output.ONE_HOT, Output.SOFT)),
+        *(_scalar(request.first_draw), request.draws),
+        *(_scalar(request.temperature), _scalar(request.tau)),
+        *(_scalar(request.top_k), _scalar(request.top_p), _scalar(request.min_p)),
+        request.without_replacement or 1,
+        request.top_log_probs,
+        *(address.get(output, 0) for output in Output),
     )
+
+
+def _scalar(value: Any) -> Any:
+    """A parameter of every row; what differs from row to row is written by `_spread`."""
+    return 0 if isinstance(value, np.ndarray) else value
 
 
 def _spread(rows: Array, request: SampleRequest, outputs: dict[Output, Array]) -> None:
@@ -190,9 +204,8 @@ def _spread(rows: Array, request: SampleRequest, outputs: dict[Output, Array]) -
         rows["row"] += number.astype(np.uint32)
     else:
         rows["seed"] = request.seeds  # every row stands alone, as row 0
-    rows["first_draw"] = request.first_draw
-    rows["temperature"] = request.temperature
-    rows["tau"] = request.tau
+    for name in ("first_draw", "temperature", "tau", "top_k", "top_p", "min_p"):
+        rows[name] = getattr(request, name)
 
 
 def _address(array: Array) -> int:
@@ -205,11 +218,14 @@ def _judge(request: SampleRequest, outputs: dict[Output, Array], status: Array) 
         return outputs
     row = int((status != 0).argmax())
     found = RowStatus(int(status[row]))
-    values = _float32(request.logits[row])
+    if found is RowStatus.TOO_FEW:
+        return invalid("without_replacement", f"row {row} has fewer than {request.without_replacement} categories left")
     if found is RowStatus.NOTHING_FINITE:
-        return invalid(f"logits[{row}]", _WRONG_VALUES[found])
-    wrong = np.isnan(values) if found is RowStatus.NAN else np.isposinf(values)
-    return invalid(f"logits[{row}][{int(wrong.argmax())}]", _WRONG_VALUES[found])
+        return invalid(f"{request.source}[{row}]", "no finite value" if request.bias is None else "nothing is left")
+    wrong = np.flatnonzero(_WRONG_VALUES[found](_float32(request.logits[row])))
+    if wrong.size:
+        return invalid(f"{request.source}[{row}][{wrong[0]}]", _WRONG_WORDS[found])
+    return invalid("logit_bias", f"makes a logit of row {row} infinite")
 
 
 def _float32(logits: Array) -> Array:

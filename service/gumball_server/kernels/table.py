@@ -22,8 +22,10 @@ class RowStatus(IntEnum):
 
     OK = 0
     NAN = 1
-    POSITIVE_INFINITY = 2
-    NOTHING_FINITE = 3
+    POSITIVE_INFINITY = 2  # after the bias
+    NOTHING_FINITE = 3  # nothing that is not masked
+    NEGATIVE = 4  # of probs
+    TOO_FEW = 5  # categories left to draw `distinct` of
 
 
 ROW = np.dtype(
@@ -31,16 +33,33 @@ ROW = np.dtype(
         ("logits", np.uint64),  # address of [categories], C order, aligned to its type
         ("categories", np.int64),
         ("logits_type", np.int32),
+        ("are_probs", np.int32),  # 1: take their logarithms first
         ("status", np.int32),  # out: RowStatus
+        ("biases", np.int32),  # number of categories with a bias
+        ("biased", np.uint64),  # address of [biases] uint32: the categories, each once
+        ("bias", np.uint64),  # address of [biases] float32: what is added to their logits; -inf masks
         ("seed", np.uint64),
         ("row", np.uint32),
         ("first_draw", np.uint32),
         ("draws", np.int64),  # first_draw + draws <= 2^32
         ("temperature", np.float64),  # 0 (only without soft) or from 2^-40 to 2^40
         ("tau", np.float64),
-        ("index", np.uint64),  # address of [draws] int32, or 0: not wanted
-        ("one_hot", np.uint64),  # address of [draws, categories] float32, or 0
-        ("soft", np.uint64),  # address of [draws, categories] float32, or 0
+        ("top_k", np.int64),  # from 1; categories: off
+        ("top_p", np.float64),  # above 0; 1: off
+        ("min_p", np.float64),  # 0: off
+        ("distinct", np.int64),  # categories a draw, without replacement; at least 1
+        ("top", np.int64),  # n of the top_ outputs
+        # Outputs: addresses, or 0 for what is not wanted. With n draws and k = distinct:
+        ("index", np.uint64),  # [n, k] int32
+        ("one_hot", np.uint64),  # [n, categories] float32
+        ("soft", np.uint64),  # [n, categories] float32
+        ("log_soft", np.uint64),  # [n, categories] float32
+        ("score", np.uint64),  # [n, k] float32
+        ("log_prob", np.uint64),  # [n, k] float32
+        ("probs", np.uint64),  # [categories] float32
+        ("entropy", np.uint64),  # one float32
+        ("top_index", np.uint64),  # [top] int32
+        ("top_log_prob", np.uint64),  # [top] float32
     ],
     align=True,
 )

@@ -25,15 +25,16 @@ from gumball_server.domain import (
     SampleRequest,
     SampleResult,
     SamplingError,
-    check_shape,
+    Source,
     invalid,
-    sample_request,
     unknown_field,
 )
+from gumball_server.validation import check_shape, sample_request
 from gumball_server.wire import text
-from gumball_server.wire.arrays import LOGITS_DTYPES, logits_from_bytes, to_float32
+from gumball_server.wire.arrays import LOGITS_DTYPES, from_bytes, to_float32
+from gumball_server.wire.json_form import read_schedule
 
-_PER_ROW = ("seeds", "first_draw", "tau", "temperature")
+_PER_ROW = ("seeds", "first_draw", "tau", "temperature", "top_k", "top_p", "min_p")
 _NPY_VERSIONS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _NPY_MAGIC, _ZIP_MAGIC = b"\x93NUMPY", b"PK\x03\x04"
 
@@ -45,7 +46,8 @@ def decode_raw(body: bytes, query: bytes) -> SampleRequest:
         shape, dtype = given.pop("shape"), given.pop("dtype")
     except KeyError as missing:
         raise invalid(missing.args[0], "is required with a body of application/octet-stream") from None
-    return sample_request(logits_from_bytes(body, shape, dtype), Parameters(**given))
+    source = given.pop("source", Source.LOGITS)
+    return sample_request(from_bytes(source, body, shape, dtype), Parameters(**given), source)
 
 
 def decode_npy(body: bytes, query: bytes, max_bytes: int) -> SampleRequest:
@@ -55,15 +57,18 @@ def decode_npy(body: bytes, query: bytes, max_bytes: int) -> SampleRequest:
         if field in given:
             raise invalid(field, "the .npy body has its own")
     if not body.startswith(_ZIP_MAGIC):
-        return sample_request(_logits(_read_npy("logits", body)), Parameters(**given))
+        source = given.pop("source", Source.LOGITS)
+        return sample_request(_floats(source, _read_npy(source, body)), Parameters(**given), source)
     arrays = _read_npz(body, max_bytes)
     for field in arrays.keys() & given.keys():
         raise invalid(field, "is both in the query string and in the .npz body")
-    try:
-        logits = _logits(arrays.pop("logits"))
-    except KeyError:
-        raise invalid("logits", "is required") from None
-    return sample_request(logits, Parameters(**given, **arrays))
+    if "source" in given:
+        raise invalid("source", "the .npz body names its logits or probs")
+    sources = [source for source in Source if source in arrays]
+    if len(sources) != 1:
+        raise invalid("logits", "is required, or probs, and not both")
+    logits = _floats(sources[0], arrays.pop(sources[0]))
+    return sample_request(logits, Parameters(**given, **arrays), sources[0])
 
 
 def encode_raw(result: SampleResult) -> tuple[bytes, dict[str, str]]:
@@ -114,9 +119,27 @@ def _dtype(name: str) -> np.dtype[Any]:
     return LOGITS_DTYPES[name]
 
 
+def _source(name: str) -> Source:
+    if name not in list(Source):
+        raise ValueError(f"must be logits or probs, is {name!r}")
+    return Source(name)
+
+
+def _bias(items: str) -> dict[int, float | None]:
+    """5:1.5,7:null"""
+    bias: dict[int, float | None] = {}
+    for item in items.split(","):
+        category, _, amount = item.partition(":")
+        if (number := text.integer(category)) in bias:
+            raise ValueError(f"names category {number} twice")
+        bias[number] = None if amount == "null" else text.number(amount)
+    return bias
+
+
 _READ: Mapping[str, Callable[[str], Any]] = {
     "shape": _shape,
     "dtype": _dtype,
+    "source": _source,
     "mode": str,
     "outputs": _list_of(str),
     "seed": text.integer,
@@ -125,10 +148,17 @@ _READ: Mapping[str, Callable[[str], Any]] = {
     "first_row": text.integer,
     "first_draw": _list_of(text.integer),
     "tau": _list_of(text.number),
+    "tau_schedule": read_schedule,
     "temperature": _list_of(text.number),
+    "top_k": _list_of(text.integer),
+    "top_p": _list_of(text.number),
+    "min_p": _list_of(text.number),
+    "logit_bias": _bias,
+    "without_replacement": text.integer,
+    "top_log_probs": text.integer,
 }
 QUERY_FIELDS = tuple(_READ)
-if _READ.keys() - {"shape", "dtype"} != {field.name for field in fields(Parameters)}:
+if _READ.keys() - {"shape", "dtype", "source"} != {field.name for field in fields(Parameters)}:
     raise AssertionError("every parameter must be readable from a query string")
 
 
@@ -161,7 +191,7 @@ def _read_npz(body: bytes, max_bytes: int) -> dict[str, Any]:
     except Exception as error:  # zipfile raises a dozen kinds on what is no .npz file
         raise MalformedError(f"the .npz file does not parse: {error}") from None
     for name, data in members:
-        if name not in ("logits", *_PER_ROW):
+        if name not in (*Source, *_PER_ROW):
             raise unknown_field(name)
         if name in arrays:
             raise invalid(name, "is given twice")
@@ -177,8 +207,8 @@ def _check_unpacked_size(archive: zipfile.ZipFile, max_bytes: int) -> None:
 def _read_npy(name: str, data: bytes) -> Array:
     """The array in an .npy file. Its size is checked before anything of that size is made."""
     shape, fortran_order, dtype, start = _read_npy_header(name, data)
-    if name == "logits":
-        check_shape(shape)
+    if name in list(Source):
+        check_shape(name, shape)
     elif len(shape) > 1 or math.prod(shape) > MAX_COUNT:
         raise invalid(name, f"must have one value a row, has shape {list(shape)}")
     values, needed = memoryview(data)[start:], math.prod(shape) * dtype.itemsize
@@ -207,10 +237,10 @@ def _read_npy_header(name: str, data: bytes) -> tuple[tuple[int, ...], bool, np.
     return shape, fortran_order, dtype, file.tell()
 
 
-def _logits(values: Array) -> Array:
+def _floats(field: str, values: Array) -> Array:
     if values.dtype.kind == "V" and values.dtype.itemsize == 2 and values.dtype.fields is None:
         return values.view(BFLOAT16)  # how a bfloat16 array is saved
     if values.dtype.kind != "f" or values.dtype.itemsize not in (2, 4, 8):
-        raise invalid("logits", f"has dtype {values.dtype}, must be float32, float16, bfloat16 or float64")
+        raise invalid(field, f"has dtype {values.dtype}, must be float32, float16, bfloat16 or float64")
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
-    return to_float32(values) if values.dtype.itemsize == 8 else values
+    return to_float32(field, values) if values.dtype.itemsize == 8 else values

@@ -24,49 +24,49 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19gumball/v1/sampling.proto\x12\ngumball.v1\"J\n\x06Tensor\x12#\n\x05\x64type\x18\x01 \x01(\x0e\x32\x14.gumball.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xde\x01\n\x0bTauSchedule\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.gumball.v1.TauSchedule.Kind\x12\x0f\n\x07initial\x18\x02 \x01(\x01\x12\x0c\n\x04rate\x18\x03 \x01(\x01\x12\r\n\x05\x66loor\x18\x04 \x01(\x01\x12\x0c\n\x04step\x18\x05 \x01(\x01\"g\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_CONSTANT\x10\x01\x12\x0f\n\x0bKIND_LINEAR\x10\x02\x12\x14\n\x10KIND_EXPONENTIAL\x10\x03\x12\x0f\n\x0bKIND_COSINE\x10\x04\"9\n\tLogitBias\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\r\x12\x11\n\x04\x62ias\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_bias\"\xbb\x04\n\rSampleRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\"\n\x06logits\x18\x02 \x01(\x0b\x32\x12.gumball.v1.Tensor\x12!\n\x05probs\x18\x03 \x01(\x0b\x32\x12.gumball.v1.Tensor\x12\x1e\n\x04mode\x18\x04 \x01(\x0e\x32\x10.gumball.v1.Mode\x12#\n\x07outputs\x18\x05 \x03(\x0e\x32\x12.gumball.v1.Output\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05seeds\x18\x07 \x03(\x04\x12\x16\n\tfirst_row\x18\x08 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05\x64raws\x18\t \x01(\x04H\x02\x88\x01\x01\x12\x12\n\nfirst_draw\x18\n \x03(\r\x12\x0b\n\x03tau\x18\x0b \x03(\x01\x12\x13\n\x0btemperature\x18\x0c \x03(\x01\x12-\n\x0ctau_schedule\x18\r \x01(\x0b\x32\x17.gumball.v1.TauSchedule\x12\r\n\x05top_k\x18\x0e \x03(\r\x12\r\n\x05top_p\x18\x0f \x03(\x01\x12\r\n\x05min_p\x18\x10 \x03(\x01\x12)\n\nlogit_bias\x18\x11 \x03(\x0b\x32\x15.gumball.v1.LogitBias\x12 \n\x13without_replacement\x18\x12 \x01(\rH\x03\x88\x01\x01\x12\x1a\n\rtop_log_probs\x18\x13 \x01(\rH\x04\x88\x01\x01\x42\x07\n\x05_seedB\x0c\n\n_first_rowB\x08\n\x06_drawsB\x16\n\x14_without_replacementB\x10\n\x0e_top_log_probs\"\xc2\x04\n\x0eSampleResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x10\n\x08\x63ontract\x18\x02 \x01(\t\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05seeds\x18\x04 \x03(\x04\x12\x0b\n\x03tau\x18\x05 \x03(\x01\x12 \n\x05shape\x18\x06 \x01(\x0b\x32\x11.gumball.v1.Shape\x12$\n\x07timings\x18\x07 \x01(\x0b\x32\x13.gumball.v1.Timings\x12!\n\x05index\x18\x08 \x01(\x0b\x32\x12.gumball.v1.Tensor\x12#\n\x07one_hot\x18\t \x01(\x0b\x32\x12.gumball.v1.Tensor\x12 \n\x04soft\x18\n \x01(\x0b\x32\x12.gumball.v1.Tensor\x12$\n\x08log_soft\x18\x0b \x01(\x0b\x32\x12.gumball.v1.Tensor\x12!\n\x05score\x18\x0c \x01(\x0b\x32\x12.gumball.v1.Tensor\x12$\n\x08log_prob\x18\r \x01(\x0b\x32\x12.gumball.v1.Tensor\x12!\n\x05probs\x18\x0e \x01(\x0b\x32\x12.gumball.v1.Tensor\x12#\n\x07\x65ntropy\x18\x0f \x01(\x0b\x32\x12.gumball.v1.Tensor\x12%\n\ttop_index\x18\x10 \x01(\x0b\x32\x12.gumball.v1.Tensor\x12(\n\x0ctop_log_prob\x18\x11 \x01(\x0b\x32\x12.gumball.v1.Tensor\x12 \n\x05\x65rror\x18\x12 \x01(\x0b\x32\x11.gumball.v1.ErrorB\x07\n\x05_seed\"8\n\x05Shape\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\r\n\x05\x64raws\x18\x02 \x01(\r\x12\x12\n\ncategories\x18\x03 \x01(\r\"/\n\x07Timings\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12\x12\n\ncompute_ns\x18\x02 \x01(\x04\"6\n\x05\x45rror\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"B\n\x13SampleStreamRequest\x12+\n\x08requests\x18\x01 \x03(\x0b\x32\x19.gumball.v1.SampleRequest\"E\n\x14SampleStreamResponse\x12-\n\tresponses\x18\x01 \x03(\x0b\x32\x1a.gumball.v1.SampleResponse\"\x10\n\x0eGetInfoRequest\"~\n\x0fGetInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tcontracts\x18\x02 \x03(\t\x12#\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x12.gumball.v1.Device\x12\"\n\x06limits\x18\x04 \x01(\x0b\x32\x12.gumball.v1.Limits\"\'\n\x06\x44\x65vice\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07threads\x18\x02 \x01(\r\"\x8f\x01\n\x06Limits\x12\x19\n\x11max_request_bytes\x18\x01 \x01(\x04\x12\x1a\n\x12max_response_bytes\x18\x02 \x01(\x04\x12\x16\n\x0emax_categories\x18\x03 \x01(\x04\x12\x1a\n\x12max_queue_elements\x18\x04 \x01(\x04\x12\x1a\n\x12max_queue_requests\x18\x05 \x01(\x04*\x80\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x03\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x04*U\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_HARD\x10\x01\x12\r\n\tMODE_SOFT\x10\x02\x12\x19\n\x15MODE_STRAIGHT_THROUGH\x10\x03*\xb9\x01\n\x06Output\x12\x16\n\x12OUTPUT_UNSPECIFIED\x10\x00\x12\x10\n\x0cOUTPUT_INDEX\x10\x01\x12\x12\n\x0eOUTPUT_ONE_HOT\x10\x02\x12\x0f\n\x0bOUTPUT_SOFT\x10\x03\x12\x13\n\x0fOUTPUT_LOG_SOFT\x10\x04\x12\x10\n\x0cOUTPUT_SCORE\x10\x05\x12\x13\n\x0fOUTPUT_LOG_PROB\x10\x06\x12\x10\n\x0cOUTPUT_PROBS\x10\x07\x12\x12\n\x0eOUTPUT_ENTROPY\x10\x08\x32\x96\x01\n\x0fSamplingService\x12?\n\x06Sample\x12\x19.gumball.v1.SampleRequest\x1a\x1a.gumball.v1.SampleResponse\x12\x42\n\x07GetInfo\x12\x1a.gumball.v1.GetInfoRequest\x1a\x1b.gumball.v1.GetInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19gumball/v1/sampling.proto\x12\ngumball.v1\"J\n\x06Tensor\x12#\n\x05\x64type\x18\x01 \x01(\x0e\x32\x14.gumball.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xed\x01\n\x0bTauSchedule\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.gumball.v1.TauSchedule.Kind\x12\x0f\n\x07initial\x18\x02 \x01(\x01\x12\x0c\n\x04rate\x18\x03 \x01(\x01\x12\x12\n\x05\x66loor\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04step\x18\x05 \x01(\x01\"g\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_CONSTANT\x10\x01\x12\x0f\n\x0bKIND_LINEAR\x10\x02\x12\x14\n\x10KIND_EXPONENTIAL\x10\x03\x12\x0f\n\x0bKIND_COSINE\x10\x04\x42\x08\n\x06_floor\"9\n\tLogitBias\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\r\x12\x11\n\x04\x62ias\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_bias\"\xbb\x04\n\rSampleRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\"\n\x06logits\x18\x02 \x01(\x0b\x32\x12.gumball.v1.Tensor\x12!\n\x05probs\x18\x03 \x01(\x0b\x32\x12.gumball.v1.Tensor\x12\x1e\n\x04mode\x18\x04 \x01(\x0e\x32\x10.gumball.v1.Mode\x12#\n\x07outputs\x18\x05 \x03(\x0e\x32\x12.gumball.v1.Output\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05seeds\x18\x07 \x03(\x04\x12\x16\n\tfirst_row\x18\x08 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05\x64raws\x18\t \x01(\x04H\x02\x88\x01\x01\x12\x12\n\nfirst_draw\x18\n \x03(\r\x12\x0b\n\x03tau\x18\x0b \x03(\x01\x12\x13\n\x0btemperature\x18\x0c \x03(\x01\x12-\n\x0ctau_schedule\x18\r \x01(\x0b\x32\x17.gumball.v1.TauSchedule\x12\r\n\x05top_k\x18\x0e \x03(\r\x12\r\n\x05top_p\x18\x0f \x03(\x01\x12\r\n\x05min_p\x18\x10 \x03(\x01\x12)\n\nlogit_bias\x18\x11 \x03(\x0b\x32\x15.gumball.v1.LogitBias\x12 \n\x13without_replacement\x18\x12 \x01(\rH\x03\x88\x01\x01\x12\x1a\n\rtop_log_probs\x18\x13 \x01(\rH\x04\x88\x01\x01\x42\x07\n\x05_seedB\x0c\n\n_first_rowB\x08\n\x06_drawsB\x16\n\x14_without_replacementB\x10\n\x0e_top_log_probs\"\xc2\x04\n\x0eSampleResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x10\n\x08\x63ontract\x18\x02 \x01(\t\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05seeds\x18\x04 \x03(\x04\x12\x0b\n\x03tau\x18\x05 \x03(\x01\x12 \n\x05shape\x18\x06 \x01(\x0b\x32\x11.gumball.v1.Shape\x12$\n\x07timings\x18\x07 \x01(\x0b\x32\x13.gumball.v1.Timings\x12!\n\x05index\x18\x08 \x01(\x0b\x32\x12.gumball.v1.Tensor\x12#\n\x07one_hot\x18\t \x01(\x0b\x32\x12.gumball.v1.Tensor\x12 \n\x04soft\x18\n \x01(\x0b\x32\x12.gumball.v1.Tensor\x12$\n\x08log_soft\x18\x0b \x01(\x0b\x32\x12.gumball.v1.Tensor\x12!\n\x05score\x18\x0c \x01(\x0b\x32\x12.gumball.v1.Tensor\x12$\n\x08log_prob\x18\r \x01(\x0b\x32\x12.gumball.v1.Tensor\x12!\n\x05probs\x18\x0e \x01(\x0b\x32\x12.gumball.v1.Tensor\x12#\n\x07\x65ntropy\x18\x0f \x01(\x0b\x32\x12.gumball.v1.Tensor\x12%\n\ttop_index\x18\x10 \x01(\x0b\x32\x12.gumball.v1.Tensor\x12(\n\x0ctop_log_prob\x18\x11 \x01(\x0b\x32\x12.gumball.v1.Tensor\x12 \n\x05\x65rror\x18\x12 \x01(\x0b\x32\x11.gumball.v1.ErrorB\x07\n\x05_seed\"8\n\x05Shape\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\r\n\x05\x64raws\x18\x02 \x01(\r\x12\x12\n\ncategories\x18\x03 \x01(\r\"/\n\x07Timings\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12\x12\n\ncompute_ns\x18\x02 \x01(\x04\"6\n\x05\x45rror\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"B\n\x13SampleStreamRequest\x12+\n\x08requests\x18\x01 \x03(\x0b\x32\x19.gumball.v1.SampleRequest\"E\n\x14SampleStreamResponse\x12-\n\tresponses\x18\x01 \x03(\x0b\x32\x1a.gumball.v1.SampleResponse\"\x10\n\x0eGetInfoRequest\"~\n\x0fGetInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tcontracts\x18\x02 \x03(\t\x12#\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x12.gumball.v1.Device\x12\"\n\x06limits\x18\x04 \x01(\x0b\x32\x12.gumball.v1.Limits\"\'\n\x06\x44\x65vice\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07threads\x18\x02 \x01(\r\"\x8f\x01\n\x06Limits\x12\x19\n\x11max_request_bytes\x18\x01 \x01(\x04\x12\x1a\n\x12max_response_bytes\x18\x02 \x01(\x04\x12\x16\n\x0emax_categories\x18\x03 \x01(\x04\x12\x1a\n\x12max_queue_elements\x18\x04 \x01(\x04\x12\x1a\n\x12max_queue_requests\x18\x05 \x01(\x04*\x80\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x03\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x04*U\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_HARD\x10\x01\x12\r\n\tMODE_SOFT\x10\x02\x12\x19\n\x15MODE_STRAIGHT_THROUGH\x10\x03*\xb9\x01\n\x06Output\x12\x16\n\x12OUTPUT_UNSPECIFIED\x10\x00\x12\x10\n\x0cOUTPUT_INDEX\x10\x01\x12\x12\n\x0eOUTPUT_ONE_HOT\x10\x02\x12\x0f\n\x0bOUTPUT_SOFT\x10\x03\x12\x13\n\x0fOUTPUT_LOG_SOFT\x10\x04\x12\x10\n\x0cOUTPUT_SCORE\x10\x05\x12\x13\n\x0fOUTPUT_LOG_PROB\x10\x06\x12\x10\n\x0cOUTPUT_PROBS\x10\x07\x12\x12\n\x0eOUTPUT_ENTROPY\x10\x08\x32\x96\x01\n\x0fSamplingService\x12?\n\x06Sample\x12\x19.gumball.v1.SampleRequest\x1a\x1a.gumball.v1.SampleResponse\x12\x42\n\x07GetInfo\x12\x1a.gumball.v1.GetInfoRequest\x1a\x1b.gumball.v1.GetInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gumball.v1.sampling_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=2192
-  _globals['_DATATYPE']._serialized_end=2320
-  _globals['_MODE']._serialized_start=2322
-  _globals['_MODE']._serialized_end=2407
-  _globals['_OUTPUT']._serialized_start=2410
-  _globals['_OUTPUT']._serialized_end=2595
+  _globals['_DATATYPE']._serialized_start=2207
+  _globals['_DATATYPE']._serialized_end=2335
+  _globals['_MODE']._serialized_start=2337
+  _globals['_MODE']._serialized_end=2422
+  _globals['_OUTPUT']._serialized_start=2425
+  _globals['_OUTPUT']._serialized_end=2610
   _globals['_TENSOR']._serialized_start=41
   _globals['_TENSOR']._serialized_end=115
   _globals['_TAUSCHEDULE']._serialized_start=118
-  _globals['_TAUSCHEDULE']._serialized_end=340
-  _globals['_TAUSCHEDULE_KIND']._serialized_start=237
-  _globals['_TAUSCHEDULE_KIND']._serialized_end=340
-  _globals['_LOGITBIAS']._serialized_start=342
-  _globals['_LOGITBIAS']._serialized_end=399
-  _globals['_SAMPLEREQUEST']._serialized_start=402
-  _globals['_SAMPLEREQUEST']._serialized_end=973
-  _globals['_SAMPLERESPONSE']._serialized_start=976
-  _globals['_SAMPLERESPONSE']._serialized_end=1554
-  _globals['_SHAPE']._serialized_start=1556
-  _globals['_SHAPE']._serialized_end=1612
-  _globals['_TIMINGS']._serialized_start=1614
-  _globals['_TIMINGS']._serialized_end=1661
-  _globals['_ERROR']._serialized_start=1663
-  _globals['_ERROR']._serialized_end=1717
-  _globals['_SAMPLESTREAMREQUEST']._serialized_start=1719
-  _globals['_SAMPLESTREAMREQUEST']._serialized_end=1785
-  _globals['_SAMPLESTREAMRESPONSE']._serialized_start=1787
-  _globals['_SAMPLESTREAMRESPONSE']._serialized_end=1856
-  _globals['_GETINFOREQUEST']._serialized_start=1858
-  _globals['_GETINFOREQUEST']._serialized_end=1874
-  _globals['_GETINFORESPONSE']._serialized_start=1876
-  _globals['_GETINFORESPONSE']._serialized_end=2002
-  _globals['_DEVICE']._serialized_start=2004
-  _globals['_DEVICE']._serialized_end=2043
-  _globals['_LIMITS']._serialized_start=2046
-  _globals['_LIMITS']._serialized_end=2189
-  _globals['_SAMPLINGSERVICE']._serialized_start=2598
-  _globals['_SAMPLINGSERVICE']._serialized_end=2748
+  _globals['_TAUSCHEDULE']._serialized_end=355
+  _globals['_TAUSCHEDULE_KIND']._serialized_start=242
+  _globals['_TAUSCHEDULE_KIND']._serialized_end=345
+  _globals['_LOGITBIAS']._serialized_start=357
+  _globals['_LOGITBIAS']._serialized_end=414
+  _globals['_SAMPLEREQUEST']._serialized_start=417
+  _globals['_SAMPLEREQUEST']._serialized_end=988
+  _globals['_SAMPLERESPONSE']._serialized_start=991
+  _globals['_SAMPLERESPONSE']._serialized_end=1569
+  _globals['_SHAPE']._serialized_start=1571
+  _globals['_SHAPE']._serialized_end=1627
+  _globals['_TIMINGS']._serialized_start=1629
+  _globals['_TIMINGS']._serialized_end=1676
+  _globals['_ERROR']._serialized_start=1678
+  _globals['_ERROR']._serialized_end=1732
+  _globals['_SAMPLESTREAMREQUEST']._serialized_start=1734
+  _globals['_SAMPLESTREAMREQUEST']._serialized_end=1800
+  _globals['_SAMPLESTREAMRESPONSE']._serialized_start=1802
+  _globals['_SAMPLESTREAMRESPONSE']._serialized_end=1871
+  _globals['_GETINFOREQUEST']._serialized_start=1873
+  _globals['_GETINFOREQUEST']._serialized_end=1889
+  _globals['_GETINFORESPONSE']._serialized_start=1891
+  _globals['_GETINFORESPONSE']._serialized_end=2017
+  _globals['_DEVICE']._serialized_start=2019
+  _globals['_DEVICE']._serialized_end=2058
+  _globals['_LIMITS']._serialized_start=2061
+  _globals['_LIMITS']._serialized_end=2204
+  _globals['_SAMPLINGSERVICE']._serialized_start=2613
+  _globals['_SAMPLINGSERVICE']._serialized_end=2763
 # @@protoc_insertion_point(module_scope)
