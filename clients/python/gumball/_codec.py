@@ -5,12 +5,12 @@ answer is checked in full against its request before it becomes a `Sample`.
 """
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, Literal, NamedTuple, Self, SupportsIndex, TypedDict, cast
+from typing import Any, Literal, NamedTuple, NotRequired, Self, SupportsIndex, TypedDict, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +20,34 @@ from gumball.errors import InvalidAnswer, InvalidArgument
 
 Array = npt.NDArray[Any]
 Mode = Literal["hard", "soft", "straight_through"]
-Output = Literal["index", "one_hot", "soft"]
+Source = Literal["logits", "probs"]
+Output = Literal["index", "one_hot", "soft", "log_soft", "score", "log_prob", "probs", "entropy"]
+TopOutput = Literal["top_index", "top_log_prob"]  # asked for by top_log_probs, not by name
 
 OUTPUTS_OF_MODE: dict[Mode, tuple[Output, ...]] = {
     "hard": ("index",),
     "soft": ("soft",),
     "straight_through": ("index", "soft"),
 }
-_DTYPE_OF_OUTPUT: dict[Output, str] = {"index": "int32", "one_hot": "float32", "soft": "float32"}
+OUTPUTS: tuple[Output, ...] = get_args(Output)
+_TOP_OUTPUTS: tuple[TopOutput, ...] = get_args(TopOutput)
+_INTEGERS = ("index", "top_index")
+_PER_DRAW = ("index", "score", "log_prob")
 _LITTLE_ENDIAN = {"int32": np.dtype("<i4"), "float32": np.dtype("<f4")}
 
 MAX_UINT32 = 2**32 - 1
 MAX_UINT64 = 2**64 - 1
+
+
+class TauSchedule(TypedDict):
+    """tau as a function of the training step. exponential: max(floor, initial exp(-rate step)); linear: max(floor,
+    initial - rate step); cosine: from initial to floor at step 1 / rate; constant: initial."""
+
+    kind: Literal["constant", "linear", "exponential", "cosine"]
+    initial: float
+    rate: NotRequired[float]
+    floor: NotRequired[float]
+    step: NotRequired[float]
 
 
 class Shape(NamedTuple):
@@ -88,14 +104,22 @@ class Sample:
     tau: npt.NDArray[np.float64]  # [1] or [rows]
     shape: Shape
     timings: Timings
+    # Without replacement, index, score and log_prob have a last axis of k.
     index: npt.NDArray[np.int32] | None = None  # [rows, draws]
     one_hot: npt.NDArray[np.float32] | None = None  # [rows, draws, categories]
     soft: npt.NDArray[np.float32] | None = None  # [rows, draws, categories]
+    log_soft: npt.NDArray[np.float32] | None = None  # [rows, draws, categories]
+    score: npt.NDArray[np.float32] | None = None  # [rows, draws]
+    log_prob: npt.NDArray[np.float32] | None = None  # [rows, draws]
+    probs: npt.NDArray[np.float32] | None = None  # [rows, categories]
+    entropy: npt.NDArray[np.float32] | None = None  # [rows], in nats
+    top_index: npt.NDArray[np.int32] | None = None  # [rows, n]
+    top_log_prob: npt.NDArray[np.float32] | None = None  # [rows, n]
 
     @property
-    def outputs(self) -> dict[Output, Array]:
+    def outputs(self) -> dict[str, Array]:
         """The arrays that were asked for, by name."""
-        arrays = {name: getattr(self, name) for name in _DTYPE_OF_OUTPUT}
+        arrays = {name: getattr(self, name) for name in (*OUTPUTS, *_TOP_OUTPUTS)}
         return {name: array for name, array in arrays.items() if array is not None}
 
 
@@ -120,7 +144,8 @@ class SampleRequest:
     """A request that can be encoded. Per-row parameters are arrays of one value or one a row."""
 
     logits: Array  # [rows, categories] float32, float16, or uint16 holding bfloat16; C order, native
-    dtype: str  # of the logits
+    source: Source  # what they are
+    dtype: str  # of them
     mode: Mode
     outputs: tuple[Output, ...] | None  # None: by mode
     seed: int | None
@@ -128,16 +153,24 @@ class SampleRequest:
     draws: int
     first_draw: npt.NDArray[np.uint32]
     first_row: int
-    tau: npt.NDArray[np.float64]
+    tau: npt.NDArray[np.float64] | None  # None: by the schedule
     temperature: npt.NDArray[np.float64]
+    tau_schedule: TauSchedule | None
+    top_k: npt.NDArray[np.uint32] | None
+    top_p: npt.NDArray[np.float64] | None
+    min_p: npt.NDArray[np.float64] | None
+    logit_bias: dict[int, float | None] | None
+    without_replacement: int | None
+    top_log_probs: int | None
 
     @classmethod
     def of(
         cls,
-        logits: npt.ArrayLike,
+        logits: npt.ArrayLike | None,
         *,
+        probs: npt.ArrayLike | None = None,
         mode: Mode,
-        tau: npt.ArrayLike,
+        tau: npt.ArrayLike | None,
         temperature: npt.ArrayLike,
         seed: SupportsIndex | None,
         seeds: npt.ArrayLike | None,
@@ -145,15 +178,28 @@ class SampleRequest:
         first_draw: npt.ArrayLike,
         first_row: SupportsIndex,
         outputs: Iterable[Output] | None,
+        tau_schedule: TauSchedule | None = None,
+        top_k: npt.ArrayLike | None = None,
+        top_p: npt.ArrayLike | None = None,
+        min_p: npt.ArrayLike | None = None,
+        logit_bias: Mapping[int, float | None] | None = None,
+        without_replacement: SupportsIndex | None = None,
+        top_log_probs: SupportsIndex | None = None,
     ) -> Self:
         """The request of a caller's arguments. Raises InvalidArgument."""
         if mode not in OUTPUTS_OF_MODE:
             raise InvalidArgument(f"must be one of {', '.join(OUTPUTS_OF_MODE)}, is {mode!r}", "mode")
         if seed is not None and seeds is not None:
             raise InvalidArgument("give seed or seeds, not both", "seeds")
-        array, dtype = _logits(logits)
+        if tau is not None and tau_schedule is not None:
+            raise InvalidArgument("give tau or tau_schedule, not both", "tau_schedule")
+        if (logits is None) == (probs is None):
+            raise InvalidArgument("give logits or probs, and not both", "logits" if logits is None else "probs")
+        source: Source = "logits" if probs is None else "probs"
+        array, dtype = _logits(source, logits if probs is None else probs)
         return cls(
             logits=array,
+            source=source,
             dtype=dtype,
             mode=mode,
             outputs=None if outputs is None else _outputs(outputs),
@@ -162,8 +208,15 @@ class SampleRequest:
             draws=_integer("draws", draws, MAX_UINT64),
             first_draw=_integers("first_draw", first_draw, np.uint32),
             first_row=_integer("first_row", first_row, MAX_UINT32),
-            tau=_numbers("tau", tau),
+            tau=None if tau_schedule is not None else _numbers("tau", 1.0 if tau is None else tau),
             temperature=_numbers("temperature", temperature),
+            tau_schedule=None if tau_schedule is None else _schedule(tau_schedule),
+            top_k=None if top_k is None else _integers("top_k", top_k, np.uint32),
+            top_p=None if top_p is None else _numbers("top_p", top_p),
+            min_p=None if min_p is None else _numbers("min_p", min_p),
+            logit_bias=None if not logit_bias else _bias(logit_bias),
+            without_replacement=_optional("without_replacement", without_replacement),
+            top_log_probs=_optional("top_log_probs", top_log_probs),
         )
 
     @property
@@ -174,11 +227,22 @@ class SampleRequest:
     @cached_property
     def expected(self) -> tuple[OutputArray, ...]:
         """The arrays that an answer to this request holds, in order."""
-        rows, draws, categories = self.shape
+        names: tuple[str, ...] = self.outputs or OUTPUTS_OF_MODE[self.mode]
+        if self.outputs is None and self.without_replacement is not None:
+            names += ("score",)
+        if self.top_log_probs is not None:
+            names += _TOP_OUTPUTS
         return tuple(
-            OutputArray(name, _DTYPE_OF_OUTPUT[name], (rows, draws) if name == "index" else (rows, draws, categories))
-            for name in self.outputs or OUTPUTS_OF_MODE[self.mode]
+            OutputArray(name, "int32" if name in _INTEGERS else "float32", self._shape_of(name)) for name in names
         )
+
+    def _shape_of(self, output: str) -> tuple[int, ...]:
+        rows, draws, categories = self.shape
+        if output in _PER_DRAW:
+            return (rows, draws) if self.without_replacement is None else (rows, draws, self.without_replacement)
+        if output in _TOP_OUTPUTS:
+            return rows, self.top_log_probs or 0
+        return {"probs": (rows, categories), "entropy": (rows,)}.get(output, (rows, draws, categories))
 
 
 def sample_of(
@@ -199,7 +263,10 @@ def sample_of(
     if (seed is None) != (request.seeds is not None) or request.seed not in (None, seed):
         raise InvalidAnswer(f"sampled with seed {seed}, not with what was asked for")
     told_tau = request.tau if tau is None else np.atleast_1d(np.array(tau, np.float64))
-    if told_tau.shape not in ((1,), (request.shape.rows,)) or (told_tau != request.tau).any():
+    if told_tau is None:
+        raise InvalidAnswer("does not tell the tau of the schedule")
+    asked_tau = told_tau if request.tau is None else request.tau
+    if told_tau.shape not in ((1,), (request.shape.rows,)) or (told_tau != asked_tau).any():
         raise InvalidAnswer("sampled with another tau than was asked for")
     described = tuple(OutputArray(name, array.dtype.name, array.shape) for name, array in arrays.items())
     if described != request.expected:
@@ -233,43 +300,62 @@ def info_of(document: object) -> Info:
     return cast(Info, document)
 
 
-def _logits(values: npt.ArrayLike) -> tuple[Array, str]:
+def _logits(source: Source, values: npt.ArrayLike | None) -> tuple[Array, str]:
     """[rows, categories] in a dtype of the wire, and that dtype's name. bfloat16 becomes its bits."""
     try:
         array = np.asarray(values)
     except ValueError as error:  # ragged rows
-        raise InvalidArgument(str(error), "logits") from None
+        raise InvalidArgument(str(error), source) from None
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2:
-        raise InvalidArgument(f"must be [rows, categories] or [categories], has shape {list(array.shape)}", "logits")
+        raise InvalidArgument(f"must be [rows, categories] or [categories], has shape {list(array.shape)}", source)
     if array.dtype.name == "bfloat16":  # ml_dtypes and its like; NumPy has no such type of its own
         return np.ascontiguousarray(array).view(np.uint16), "bfloat16"
     if array.dtype.name == "float16":
         return np.ascontiguousarray(array, np.float16), "float16"
-    return np.ascontiguousarray(_float32(array)), "float32"
+    return np.ascontiguousarray(_float32(source, array)), "float32"
 
 
-def _float32(array: Array) -> npt.NDArray[np.float32]:
+def _float32(source: Source, array: Array) -> npt.NDArray[np.float32]:
     """The nearest float32 of each value; refuses what is finite only in a wider type, since infinity masks or fails."""
     if array.dtype.kind not in "biuf":
-        raise InvalidArgument(f"must be real numbers, is {array.dtype.name}", "logits")
+        raise InvalidArgument(f"must be real numbers, is {array.dtype.name}", source)
     with np.errstate(over="ignore"):
         nearest = array.astype(np.float32, copy=False)
     if array.dtype.itemsize > nearest.itemsize:
         beyond = np.isinf(nearest) & np.isfinite(array)
         if beyond.any():
             row, category = np.unravel_index(beyond.argmax(), beyond.shape)
-            raise InvalidArgument(f"{array[row, category]} is beyond float32", f"logits[{row}][{category}]")
+            raise InvalidArgument(f"{array[row, category]} is beyond float32", f"{source}[{row}][{category}]")
     return nearest
 
 
 def _outputs(names: Iterable[Output]) -> tuple[Output, ...]:
     wanted = (names,) if isinstance(names, str) else tuple(names)
-    unknown = [name for name in wanted if name not in _DTYPE_OF_OUTPUT]
+    unknown = [name for name in wanted if name not in OUTPUTS]
     if unknown or not wanted:
-        raise InvalidArgument(f"must be of {', '.join(_DTYPE_OF_OUTPUT)}, names {unknown or 'none'}", "outputs")
+        raise InvalidArgument(f"must be of {', '.join(OUTPUTS)}, names {unknown or 'none'}", "outputs")
     return cast(tuple[Output, ...], wanted)
+
+
+def _schedule(given: TauSchedule) -> TauSchedule:
+    known = TauSchedule.__required_keys__ | TauSchedule.__optional_keys__
+    if not TauSchedule.__required_keys__ <= given.keys() <= known:
+        raise InvalidArgument("must have kind and initial, and may have rate, floor and step", "tau_schedule")
+    numbers = {name: _numbers("tau_schedule", cast(float, given[name])).item() for name in given.keys() - {"kind"}}
+    return cast(TauSchedule, {"kind": given["kind"], **numbers})
+
+
+def _bias(given: Mapping[int, float | None]) -> dict[int, float | None]:
+    return {
+        _integer("logit_bias", category, MAX_UINT32): None if amount is None else float(amount)
+        for category, amount in given.items()
+    }
+
+
+def _optional(field: str, value: SupportsIndex | None) -> int | None:
+    return None if value is None else _integer(field, value, MAX_UINT32)
 
 
 def _integer(field: str, value: SupportsIndex, largest: int) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -17,6 +18,7 @@ from gumball._codec import (
     OutputArray,
     Sample,
     SampleRequest,
+    TauSchedule,
     Timings,
     info_of,
     malformed_is_invalid,
@@ -50,8 +52,11 @@ _NAME_OF_DTYPE = {pb.DATA_TYPE_FLOAT32: "float32", pb.DATA_TYPE_INT32: "int32"}
 def sample_message(request: SampleRequest) -> pb.SampleRequest:
     """The message of a request."""
     logits = request.logits.astype(request.logits.dtype.newbyteorder("<"), copy=False)
+    tensor = pb.Tensor(dtype=f"DATA_TYPE_{request.dtype.upper()}", shape=request.logits.shape, data=logits.tobytes())
+    bias = request.logit_bias or {}
     return pb.SampleRequest(
-        logits=pb.Tensor(dtype=f"DATA_TYPE_{request.dtype.upper()}", shape=request.logits.shape, data=logits.tobytes()),
+        logits=tensor if request.source == "logits" else None,
+        probs=tensor if request.source == "probs" else None,
         mode=f"MODE_{request.mode.upper()}",
         outputs=[f"OUTPUT_{name.upper()}" for name in request.outputs or ()],
         seed=request.seed,
@@ -59,9 +64,28 @@ def sample_message(request: SampleRequest) -> pb.SampleRequest:
         first_row=request.first_row,
         draws=request.draws,
         first_draw=request.first_draw.tolist(),
-        tau=request.tau.tolist(),
+        tau=_list(request.tau),
+        tau_schedule=None if request.tau_schedule is None else _schedule(request.tau_schedule),
         temperature=request.temperature.tolist(),
+        top_k=_list(request.top_k),
+        top_p=_list(request.top_p),
+        min_p=_list(request.min_p),
+        logit_bias=[pb.LogitBias(category=category, bias=amount) for category, amount in bias.items()],
+        without_replacement=request.without_replacement,
+        top_log_probs=request.top_log_probs,
     )
+
+
+def _list(values: Array | None) -> list[Any] | None:
+    return None if values is None else values.tolist()
+
+
+def _schedule(schedule: TauSchedule) -> pb.TauSchedule:
+    try:
+        kind = pb.TauSchedule.Kind.Value(f"KIND_{schedule['kind']}".upper())
+    except ValueError:
+        raise errors.InvalidArgument(f"has the kind {schedule['kind']!r}", "tau_schedule") from None
+    return pb.TauSchedule(kind=kind, **{name: value for name, value in schedule.items() if name != "kind"})
 
 
 def read_sample(request: SampleRequest, answer: pb.SampleResponse) -> Sample:

@@ -116,7 +116,7 @@ def read_error(response: httpx.Response) -> errors.GumballError:
 def _body(request: SampleRequest) -> tuple[str, str, bytes]:
     """Query, content type and body: the logits' bytes, or an .npz where per-row lists would make the query too long."""
     scalars, per_row = _parameters(request)
-    array = {"shape": np.array(request.logits.shape), "dtype": request.dtype}
+    array = {"shape": np.array(request.logits.shape), "dtype": request.dtype, "source": request.source}
     query = _query(array | scalars | per_row)
     if per_row and len(query) > MAX_QUERY:
         return _query(scalars), "application/x-npy", _npz(request, per_row)
@@ -136,9 +136,20 @@ def _parameters(request: SampleRequest) -> tuple[dict[str, Any], dict[str, Array
         "first_row": request.first_row,
         "tau": request.tau,
         "temperature": request.temperature,
+        "tau_schedule": None if request.tau_schedule is None else json.dumps(request.tau_schedule),
+        "top_k": request.top_k,
+        "top_p": request.top_p,
+        "min_p": request.min_p,
+        "logit_bias": None if request.logit_bias is None else _bias(request.logit_bias),
+        "without_replacement": request.without_replacement,
+        "top_log_probs": request.top_log_probs,
     }
     per_row = {name: value for name, value in given.items() if isinstance(value, np.ndarray) and value.size > 1}
     return {name: value for name, value in given.items() if value is not None and name not in per_row}, per_row
+
+
+def _bias(bias: Mapping[int, float | None]) -> str:
+    return ",".join(f"{category}:{'null' if amount is None else repr(amount)}" for category, amount in bias.items())
 
 
 def _query(parameters: Mapping[str, Any]) -> str:
@@ -147,7 +158,7 @@ def _query(parameters: Mapping[str, Any]) -> str:
         name: ",".join(map(repr, value.tolist())) if isinstance(value, np.ndarray) else value
         for name, value in parameters.items()
     }
-    return urlencode(text, safe=",")
+    return urlencode(text, safe=",:")
 
 
 def _npz(request: SampleRequest, per_row: dict[str, Array]) -> bytes:
@@ -156,7 +167,7 @@ def _npz(request: SampleRequest, per_row: dict[str, Array]) -> bytes:
     if request.dtype == "bfloat16":
         logits = (logits.astype(np.uint32) << np.uint32(16)).view(np.float32)
     file = io.BytesIO()
-    np.savez(file, allow_pickle=False, logits=logits, **per_row)
+    np.savez(file, allow_pickle=False, **{request.source: logits}, **per_row)
     return file.getvalue()
 
 

@@ -8,7 +8,7 @@ from gumball import contract, errors
 from gumball._codec import Info, Sample, SampleRequest, Timings, info_of, sample_of
 
 try:
-    from gumball_server.domain import SamplingError
+    from gumball_server.domain import SamplingError, Source, TauSchedule
     from gumball_server.local import LocalSampler
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -27,6 +27,7 @@ class LocalTransport:
         try:
             result = self._sampler.sample(
                 request.logits,
+                Source(request.source),
                 mode=request.mode,
                 tau=request.tau,
                 temperature=request.temperature,
@@ -36,6 +37,13 @@ class LocalTransport:
                 first_draw=request.first_draw,
                 first_row=request.first_row,
                 outputs=request.outputs,
+                tau_schedule=None if request.tau_schedule is None else TauSchedule(**request.tau_schedule),
+                top_k=request.top_k,
+                top_p=request.top_p,
+                min_p=request.min_p,
+                logit_bias=request.logit_bias,
+                without_replacement=request.without_replacement,
+                top_log_probs=request.top_log_probs,
             )
         except SamplingError as error:
             raise errors.of_reason(error.reason, error.detail, error.field) from error

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
 
 import gumball
 from gumball import contract
-from gumball._codec import OUTPUTS_OF_MODE, Sample
+from gumball._codec import OUTPUTS, OUTPUTS_OF_MODE, Sample, TauSchedule
 from gumball.client import Client
 from gumball.errors import GumballError, InvalidArgument
 
@@ -64,7 +64,7 @@ def _add_sample_options(parser: argparse.ArgumentParser) -> None:
     # A parameter that is not given is left to the client, which has the defaults.
     parameter = parser.add_argument_group("parameters", argument_default=argparse.SUPPRESS).add_argument
     parameter("--mode", choices=OUTPUTS_OF_MODE, help="default hard")
-    parameter("--outputs", type=names, metavar="NAMES", help="of index, one_hot and soft, instead of the mode's")
+    parameter("--outputs", type=names, metavar="NAMES", help=f"of {', '.join(OUTPUTS)}, instead of the mode's")
     parameter("--seed", type=int, help="default: drawn, and in the answer")
     parameter("--seeds", type=integers, help="one a row, comma-separated, instead of --seed")
     parameter("--draws", type=int, help="samples a row, default 1")
@@ -72,6 +72,14 @@ def _add_sample_options(parser: argparse.ArgumentParser) -> None:
     parameter("--first-row", type=int, metavar="ROW", help="default 0")
     parameter("--tau", type=numbers, help="one number or one a row, default 1")
     parameter("--temperature", type=numbers, help="one number or one a row, default 1; 0 is argmax")
+    parameter("--tau-schedule", type=schedule, metavar="JSON", help='instead of --tau: {"kind": "exponential", ...}')
+    parameter("--top-k", type=integers, metavar="K", help="keep the k most likely; one number or one a row")
+    parameter("--top-p", type=numbers, metavar="P", help="then keep the most likely that hold this share")
+    parameter("--min-p", type=numbers, metavar="P", help="then drop those less likely than this share of the best")
+    parameter("--logit-bias", type=biases, metavar="K:X,...", help="added to the logits of categories; null masks")
+    parameter("--without-replacement", type=int, metavar="K", help="draw k distinct categories")
+    parameter("--top-log-probs", type=int, metavar="N", help="also answer the n most likely categories")
+    parser.add_argument("--probs", action="store_true", help="FILE holds weights, not logits")
     parameter("--timeout", type=float, metavar="SECONDS", help="default: wait")
     parser.add_argument("--url", default="local:", help="where to draw, default in this process (local:)")
     parser.add_argument("--format", choices=("json", "npy"), default="json", help="npy: .npz where there are several")
@@ -81,10 +89,11 @@ def _add_sample_options(parser: argparse.ArgumentParser) -> None:
 def _sample(options: argparse.Namespace) -> int:
     parameters = vars(options)
     file, url, form, output = (parameters.pop(name) for name in ("file", "url", "format", "output"))
+    source = "probs" if parameters.pop("probs") else "logits"
     parameters.pop("run")
-    logits = _logits(file)
+    parameters[source] = _logits(file)
     with Client(url) as client:
-        sample = client.sample(logits, **parameters)
+        sample = client.sample(**parameters)
     encoded = _json(sample) if form == "json" else _npy(sample)
     with _writable(output) as destination:
         destination.write(encoded)
@@ -180,6 +189,15 @@ def integers(text: str) -> list[int]:
 
 def numbers(text: str) -> list[float]:
     return [float(number) for number in text.split(",")]
+
+
+def biases(text: str) -> dict[int, float | None]:
+    items = [item.partition(":") for item in text.split(",")]
+    return {int(category): None if amount == "null" else float(amount) for category, _, amount in items}
+
+
+def schedule(text: str) -> TauSchedule:
+    return cast(TauSchedule, json.loads(text))
 
 
 if __name__ == "__main__":

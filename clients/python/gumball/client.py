@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import numpy.typing as npt
 
-from gumball._codec import Info, Mode, Output, Sample, SampleRequest, seconds_of
+from gumball._codec import Info, Mode, Output, Sample, SampleRequest, TauSchedule, seconds_of
 from gumball.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -58,10 +58,11 @@ class _Calls(Generic[SampleT, InfoT, ClosedT]):
 
     def sample(
         self,
-        logits: npt.ArrayLike,
+        logits: npt.ArrayLike | None = None,
         *,
+        probs: npt.ArrayLike | None = None,
         mode: Mode = "hard",
-        tau: npt.ArrayLike = 1.0,
+        tau: npt.ArrayLike | None = None,
         temperature: npt.ArrayLike = 1.0,
         seed: SupportsIndex | None = None,
         seeds: npt.ArrayLike | None = None,
@@ -69,6 +70,13 @@ class _Calls(Generic[SampleT, InfoT, ClosedT]):
         first_draw: npt.ArrayLike = 0,
         first_row: SupportsIndex = 0,
         outputs: Iterable[Output] | None = None,
+        tau_schedule: TauSchedule | None = None,
+        top_k: npt.ArrayLike | None = None,
+        top_p: npt.ArrayLike | None = None,
+        min_p: npt.ArrayLike | None = None,
+        logit_bias: Mapping[int, float | None] | None = None,
+        without_replacement: SupportsIndex | None = None,
+        top_log_probs: SupportsIndex | None = None,
         timeout: float | None = None,
     ) -> SampleT:
         """Draw samples for every row of `logits` by the Gumbel-max trick and its relaxation.
@@ -78,15 +86,26 @@ class _Calls(Generic[SampleT, InfoT, ClosedT]):
         Args:
             logits: [rows, categories] unnormalised log-probabilities, or [categories] for one row; -inf masks a
                 category. float32, float16 and bfloat16 travel as they are, anything else is rounded to float32.
+            probs: weights instead of logits, not negative, of any sum; 0 masks.
             mode: "hard" draws the index, "soft" the relaxed sample softmax(score / tau), "straight_through" both.
-            tau: temperature of the relaxation, 2^-40 to 2^40, a number or one a row. Never changes the index.
+            tau: temperature of the relaxation, 2^-40 to 2^40, a number or one a row, 1 if not given. Never changes the
+                index.
             temperature: divides the logits before the noise, 0 (argmax) or 2^-40 to 2^40, a number or one a row.
             seed: one 64-bit seed; row r is row number `first_row` + r. The service draws one where none is given.
             seeds: one 64-bit seed a row instead; a row then gets the same bits alone and in any batch.
             draws: samples a row. A draw's bits do not depend on how many are drawn.
             first_draw: number of the first draw, a number or one a row; continues a stream.
             first_row: number of the first row; goes with `seed`.
-            outputs: the arrays to answer, of "index", "one_hot" and "soft", instead of those of the mode.
+            outputs: the arrays to answer instead of those of the mode, of "index", "one_hot", "soft", "log_soft",
+                "score" (logit plus noise of the drawn category), "log_prob" (of it), "probs" and "entropy" (of the
+                distribution sampled, after temperature and filters).
+            tau_schedule: tau as a function of the training step, instead of `tau`; the tau used is in the sample.
+            top_k: keep the k most likely categories, a number or one a row.
+            top_p: of these, keep the most likely that together hold this share, above 0 to 1, a number or one a row.
+            min_p: of these, drop those less likely than this share of the most likely, a number or one a row.
+            logit_bias: added to the logits of some categories before anything else; None masks.
+            without_replacement: draw k distinct categories, in order, with their scores.
+            top_log_probs: also answer the n most likely categories, as `top_index` and `top_log_prob`.
             timeout: seconds until the call fails with DeadlineExceeded; None waits. "local:" does not queue, and waits.
 
         Raises:
@@ -95,6 +114,7 @@ class _Calls(Generic[SampleT, InfoT, ClosedT]):
         """
         request = SampleRequest.of(
             logits,
+            probs=probs,
             mode=mode,
             tau=tau,
             temperature=temperature,
@@ -104,6 +124,13 @@ class _Calls(Generic[SampleT, InfoT, ClosedT]):
             first_draw=first_draw,
             first_row=first_row,
             outputs=outputs,
+            tau_schedule=tau_schedule,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            logit_bias=logit_bias,
+            without_replacement=without_replacement,
+            top_log_probs=top_log_probs,
         )
         return self._transport.sample(request, seconds_of(timeout))
 
