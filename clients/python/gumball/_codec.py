@@ -343,7 +343,8 @@ def _schedule(given: TauSchedule) -> TauSchedule:
     known = TauSchedule.__required_keys__ | TauSchedule.__optional_keys__
     if not TauSchedule.__required_keys__ <= given.keys() <= known:
         raise InvalidArgument("must have kind and initial, and may have rate, floor and step", "tau_schedule")
-    numbers = {name: _numbers("tau_schedule", cast(float, given[name])).item() for name in given.keys() - {"kind"}}
+    numbers: dict[str, Any] = {name: value for name, value in given.items() if name != "kind"}
+    numbers = {name: _numbers("tau_schedule", value).item() for name, value in numbers.items()}
     return cast(TauSchedule, {"kind": given["kind"], **numbers})
 
 

@@ -81,11 +81,11 @@ def _list(values: Array | None) -> list[Any] | None:
 
 
 def _schedule(schedule: TauSchedule) -> pb.TauSchedule:
-    try:
-        kind = pb.TauSchedule.Kind.Value(f"KIND_{schedule['kind']}".upper())
-    except ValueError:
-        raise errors.InvalidArgument(f"has the kind {schedule['kind']!r}", "tau_schedule") from None
-    return pb.TauSchedule(kind=kind, **{name: value for name, value in schedule.items() if name != "kind"})
+    kind = f"KIND_{schedule['kind']}".upper()
+    if kind not in pb.TauSchedule.Kind.keys():  # noqa: SIM118 - it is no dict
+        raise errors.InvalidArgument(f"has the kind {schedule['kind']!r}", "tau_schedule")
+    numbers: dict[str, Any] = {name: value for name, value in schedule.items() if name != "kind"}
+    return pb.TauSchedule(kind=kind, **numbers)
 
 
 def read_sample(request: SampleRequest, answer: pb.SampleResponse) -> Sample:
