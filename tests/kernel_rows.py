@@ -1,7 +1,7 @@
 """Rows to try a kernel with, and what the NumPy contract says of them."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,6 +9,10 @@ from gumball import contract
 from gumball_server.kernels.table import ROW, LogitsType, RowStatus
 
 OUTPUTS = ("index", "one_hot", "soft")
+OF_DRAW = (*OUTPUTS, "log_soft", "score", "log_prob")
+OF_ROW = ("probs", "entropy", "top_index", "top_log_prob")
+ALL_OUTPUTS = (*OF_DRAW, *OF_ROW)
+NEED_NOISE = {"soft", "log_soft", "score"}  # and so a temperature above 0
 UNWRITTEN, SPARE = -7, 64
 
 _STORED = {LogitsType.FLOAT32: np.float32, LogitsType.FLOAT16: np.float16, LogitsType.BFLOAT16: np.uint16}
@@ -40,34 +44,93 @@ class Row:
     temperature: float = 1.0
     tau: float = 1.0
     wanted: tuple[str, ...] = OUTPUTS
+    are_probs: bool = False
+    bias: Mapping[int, float | None] = field(default_factory=dict)
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    distinct: int = 1
+    top: int = 0
 
     @property
     def logits_type(self) -> LogitsType:
         return next(kind for kind, dtype in _STORED.items() if self.logits.dtype == dtype)
 
+    @cached_property
+    def bias_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Categories uint32 and amounts float32, -inf where masked."""
+        amounts = [-np.inf if amount is None else amount for amount in self.bias.values()]
+        return np.array(list(self.bias), np.uint32), np.array(amounts, np.float32)
+
     @property
     def status(self) -> RowStatus:
         values = upcast(self.logits)
+        if self.are_probs:
+            if np.isnan(values).any():
+                return RowStatus.NAN
+            if (values < 0).any():
+                return RowStatus.NEGATIVE
+            if np.isposinf(values).any():
+                return RowStatus.POSITIVE_INFINITY
+            values = contract.log_weights(values)
+        with np.errstate(over="ignore"):
+            values = contract.biased(values, self.bias)
         if np.isnan(values).any():
             return RowStatus.NAN
         if np.isposinf(values).any():
             return RowStatus.POSITIVE_INFINITY
-        return RowStatus.OK if np.isfinite(values).any() else RowStatus.NOTHING_FINITE
+        if not np.isfinite(values).any():
+            return RowStatus.NOTHING_FINITE
+        if self.distinct > 1 and np.isfinite(self.distances).sum() < self.distinct:
+            return RowStatus.TOO_FEW
+        return RowStatus.OK
+
+    @cached_property
+    def distances(self) -> np.ndarray:
+        """d of the contract, [1, categories]."""
+        values = upcast(self.logits)
+        if self.are_probs:
+            values = contract.log_weights(values)
+        with np.errstate(over="ignore"):
+            values = contract.biased(values, self.bias)
+        return contract.filtered(
+            contract.log_odds(values, self.temperature), self.top_k, top_p=self.top_p, min_p=self.min_p
+        )
 
     @cached_property
     def expected(self) -> dict[str, np.ndarray]:
-        """The wanted outputs by the contract, [draws] and [draws, categories]."""
-        values = np.broadcast_to(upcast(self.logits), (self.draws, self.logits.size))
-        draw = np.arange(self.first_draw, self.first_draw + self.draws, dtype=np.uint64)
-        if "soft" in self.wanted:
-            sample = contract.straight_through(values, self.seed, self.row, draw, self.temperature, self.tau)
-            results = {"index": sample.index, "soft": sample.soft}
-        else:
-            results = {"index": contract.hard(values, self.seed, self.row, draw, self.temperature)}
-        one_hot = np.zeros(values.shape, np.float32)
-        one_hot[np.arange(self.draws), results["index"]] = 1
-        results["one_hot"] = one_hot
+        """The wanted outputs by the contract."""
+        d = self.distances
+        results = {}
+        if set(self.wanted) & set(OF_DRAW):
+            results |= self._draws(d)
+        if "probs" in self.wanted:
+            results["probs"] = contract.probs(d)
+        if "entropy" in self.wanted:
+            results["entropy"] = contract.entropy(d)
+        if set(self.wanted) & {"top_index", "top_log_prob"}:
+            results["top_index"], results["top_log_prob"] = contract.most_likely(d, self.top)
         return {name: results[name] for name in self.wanted}
+
+    def _draws(self, d: np.ndarray) -> dict[str, np.ndarray]:
+        """Whatever is wanted of every draw, [draws, ...]."""
+        draw = np.arange(self.first_draw, self.first_draw + self.draws, dtype=np.uint64)
+        d = np.broadcast_to(d, (self.draws, self.logits.size))
+        s = contract.scores_of(d, self.seed, self.row, draw)
+        if self.distinct == 1:
+            index = s.argmax(axis=1).astype(np.int32)[:, None]
+            results = {"index": index, "score": np.take_along_axis(s, index, axis=1)}
+        else:
+            results = dict(zip(("index", "score"), contract.best(s, self.distinct), strict=True))
+        if "one_hot" in self.wanted:
+            results["one_hot"] = (np.arange(d.shape[1]) == results["index"]).astype(np.float32)
+        if "log_prob" in self.wanted:
+            results["log_prob"] = np.take_along_axis(contract.log_probs(d), results["index"], axis=1)
+        if "soft" in self.wanted:
+            results["soft"] = contract.soft_of(s, self.tau)
+        if "log_soft" in self.wanted:
+            results["log_soft"] = contract.log_soft_of(s, self.tau)
+        return results
 
 
 class Table:
@@ -97,9 +160,14 @@ class Table:
 
 
 def _outputs(row: Row) -> dict[str, np.ndarray]:
-    dense = (row.draws, row.logits.size)
+    categories, drawn = row.logits.size, (row.draws, row.distinct)
+    shapes = {
+        **dict.fromkeys(("index", "score", "log_prob"), drawn),
+        **dict.fromkeys(("one_hot", "soft", "log_soft"), (row.draws, categories)),
+        **{"probs": (categories,), "entropy": (1,), "top_index": (row.top,), "top_log_prob": (row.top,)},
+    }
     return {
-        name: _unwritten((row.draws,), np.int32) if name == "index" else _unwritten(dense, np.float32)
+        name: _unwritten(shapes[name], np.int32 if name in ("index", "top_index") else np.float32)
         for name in row.wanted
     }
 
@@ -115,14 +183,27 @@ def _spare_untouched(array: np.ndarray) -> bool:
 
 
 def _record(row: Row, outputs: dict[str, np.ndarray]) -> tuple[object, ...]:
-    keys = (row.seed, row.row, row.first_draw, row.draws, row.temperature, row.tau)
-    addresses = (outputs[name].ctypes.data if name in outputs else 0 for name in OUTPUTS)
-    return (row.logits.ctypes.data, row.logits.size, row.logits_type, -1, *keys, *addresses)
+    categories, amounts = row.bias_arrays
+    return (
+        *(row.logits.ctypes.data, row.logits.size, row.logits_type, row.are_probs, -1),
+        *(categories.size, categories.ctypes.data, amounts.ctypes.data),
+        *(row.seed, row.row, row.first_draw, row.draws, row.temperature, row.tau),
+        *(row.logits.size if row.top_k is None else min(row.top_k, row.logits.size), row.top_p, row.min_p),
+        *(row.distinct, row.top),
+        *(outputs[output].ctypes.data if output in outputs else 0 for output in _OUTPUT_FIELDS),
+    )
+
+
+_OUTPUT_FIELDS = ROW.names[ROW.names.index("index") :]
 
 
 def _name(row: Row) -> str:
-    parameters = f"seed {row.seed} row {row.row} draw {row.first_draw}+{row.draws} T {row.temperature} tau {row.tau}"
-    return f"{row.logits.size} {row.logits_type.name} logits, {parameters}"
+    filters = f"top_k {row.top_k} top_p {row.top_p!r} min_p {row.min_p}" + f", {len(row.bias)} biases" * bool(row.bias)
+    return (
+        f"{row.logits.size} {row.logits_type.name} {'probs' if row.are_probs else 'logits'}, seed {row.seed} "
+        f"row {row.row} draw {row.first_draw}+{row.draws} of {row.distinct} T {row.temperature} tau {row.tau}, "
+        f"{filters}, top {row.top}, wanted {'+'.join(row.wanted)}"
+    )
 
 
 def _normal(random: np.random.Generator, n: int) -> np.ndarray:
@@ -189,9 +270,68 @@ def random_row(random: np.random.Generator, longest: int) -> Row:
     )
 
 
-def random_rows(random: np.random.Generator, categories: int, longest: int) -> Iterator[Row]:
+def _probs(random: np.random.Generator, n: int) -> np.ndarray:
+    kind = random.integers(4)
+    if kind == 0:
+        return random.exponential(size=n) * 2.0 ** random.uniform(-20, 20)
+    if kind == 1:
+        return random.integers(0, 3, n) * 1.0
+    if kind == 2:
+        return 2.0 ** random.uniform(-145, 127, n)
+    return random.choice([0.0, -0.0, 1e-45, 1e-38, 2.0**-126, 1.1754942e-38, 1.0], n)
+
+
+def _bias(random: np.random.Generator, n: int) -> dict[int, float | None]:
+    categories = random.choice(n, min(n, int(random.integers(1, 20))), replace=False) if n < 5000 else {3, 100, n - 1}
+    if random.random() < 0.05:
+        categories = range(n if n < 1000 else 0)
+    amounts = (None, 0.0, -0.0, 0.1, 5.0, -5.0, 1e-19, 30.0, 3e38, -3e38, 1e30)
+    return {int(k): amounts[random.integers(len(amounts))] for k in categories}
+
+
+_SHARES = (1e-300, 1e-9, 0.05, 0.125, 0.25, 0.5, 0.5, 0.9, 0.95, 0.999, 1 - 2.0**-53)
+_LEAST = (1e-40, 1e-30, 1e-3, 0.05, 0.05, 0.3, 1.0)
+
+
+def _count(random: np.random.Generator, n: int) -> int:
+    """Up to n, few or many."""
+    return int(random.choice([1, min(2, n), min(50, n), n, int(n ** random.random())]))
+
+
+def random_parameters(random: np.random.Generator, longest: int) -> Row:
+    """A random row with any of the other parameters, and any outputs."""
+    plain = random_row(random, longest)
+    n, changed = plain.logits.size, {}
+    if random.random() < 0.3:
+        values = _probs(random, n).astype(np.float32)
+        if plain.logits_type is LogitsType.FLOAT16:
+            values = np.minimum(values, np.float32(6e4))
+        if random.random() < 0.1:
+            values[random.integers(n)] = random.choice([np.nan, -np.nan, np.inf, -np.inf, -1.0, -1e-45])
+        changed |= {"are_probs": True, "logits": stored(values, plain.logits_type)}
+    if random.random() < 0.3:
+        changed["bias"] = _bias(random, n)
+    if random.random() < 0.4:
+        changed["top_k"] = _count(random, n)
+    if random.random() < 0.4:
+        changed["top_p"] = float(random.choice(_SHARES))
+    if random.random() < 0.4:
+        changed["min_p"] = float(random.choice(_LEAST))
+    if random.random() < 0.3:
+        changed["distinct"] = _count(random, n)
+    wanted = [name for name in ALL_OUTPUTS if random.random() < 0.3]
+    if changed.get("distinct", 1) > 1:
+        wanted = [name for name in wanted if name != "one_hot"]
+    if plain.temperature == 0:
+        wanted = [name for name in wanted if name not in NEED_NOISE]
+    return replace(plain, **changed, top=_count(random, n), wanted=tuple(wanted) or ("index",))
+
+
+def random_rows(
+    random: np.random.Generator, categories: int, longest: int, make: Callable[..., Row] = random_row
+) -> Iterator[Row]:
     """Random rows, until their draws have this many categories in all."""
     while categories > 0:
-        row = random_row(random, longest)
+        row = make(random, longest)
         categories -= row.logits.size * row.draws
         yield row

@@ -128,9 +128,21 @@ def exp32(t):
 
 
 @njit(**SPLICED)
+def grid_round(x):
+    """A float64 from 0 to 1 rounded to a multiple of 2^-40, as an integer."""
+    return np.float64(x + _GRID).view(np.int64) - _GRID_BITS
+
+
+@njit(**SPLICED)
 def grid_weight(w):
     """A weight rounded to a multiple of 2^-40, as an integer: sums of them are exact in any order."""
-    return np.float64(np.float64(w) + _GRID).view(np.int64) - _GRID_BITS
+    return grid_round(np.float64(w))
+
+
+@njit(**SPLICED)
+def log_of_sum(total):
+    """The logarithm of a sum of weights, given as the integer sum."""
+    return log32(F32(np.float64(total) * _GRID_STEP))
 
 
 @njit(**SPLICED)

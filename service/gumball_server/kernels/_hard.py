@@ -36,18 +36,16 @@ from gumball_server.kernels._logits import (
     CHUNK_BYTES,
     largest,
     logit_at,
-    read_logits,
+    read_distances,
     status_of,
     tile_peaks,
-    tiles_of,
 )
 from gumball_server.kernels._memory import COMPILED, SPLICED, float32_at, stack, uint16_at
 from gumball_server.kernels._noise import noise_of
-from gumball_server.kernels._outputs import write_winner
+from gumball_server.kernels._outputs import write_log_prob, write_winner
 from gumball_server.kernels._philox import coarse_halfwords, coarse_minimum
 from gumball_server.kernels._vectors import TILE, lowest_set_bit, mask_at_least, tile_peak
-
-TILE_SCRATCH = 3  # numbers that a row needs for each of its tiles
+from gumball_server.kernels._work import live_of, peaks_of, tops_of
 
 _COARSE_BYTES, _BOUND_BYTES = 2 * TILE, 4 * TILE
 
@@ -88,20 +86,20 @@ def _bound_tiles(live, bounds, key):
 
 
 @njit(**COMPILED)
-def _bound_categories(logits, peak, inv_temperature, coarse, bounds):
+def _bound_categories(distances, coarse, bounds):
     """bounds [n] of the scores of the categories of a tile."""
-    for i in range(logits.shape[0]):
-        bounds[i] = shifted(logits[i], peak, inv_temperature) + _noise_bound(coarse[i])
+    for i in range(distances.shape[0]):
+        bounds[i] = distances[i] + _noise_bound(coarse[i])
 
 
 @njit(**SPLICED)
-def _visit_tile(tile, record, peak, inv_temperature, key, best, winner, coarse, bounds, scratch):
+def _visit_tile(tile, record, peak, inv_temperature, key, best, winner, coarse, bounds, scratch, shift):
     """The incumbent (score, category) after a tile."""
     first = TILE * tile
     n = min(TILE, record.categories - first)
     coarse_halfwords(tile, key, coarse)
-    logits = read_logits(record, first, n, scratch)
-    _bound_categories(logits, peak, inv_temperature, coarse[:n], bounds[:n])
+    distances = read_distances(record, first, n, peak, inv_temperature, scratch, shift)
+    _bound_categories(distances, coarse[:n], bounds[:n])
     for i in range(n, TILE):
         bounds[i] = MINUS_INFINITY
     top = tile_peak(bounds, 0)
@@ -115,27 +113,28 @@ def _visit_tile(tile, record, peak, inv_temperature, key, best, winner, coarse, 
             mask &= mask - np.uint64(1)
             if bounds[i] >= best:
                 k = first + i
-                score = shifted(logits[i], peak, inv_temperature) + noise_of(k, coarse[i], key)
+                score = distances[i] + noise_of(k, coarse[i], key)
                 if score > best or (score == best and k < winner):
                     best, winner = score, k
     return best, winner
 
 
 @njit(**SPLICED)
-def _draw(record, distances, peak, inv_temperature, key, live, tops, scratch):
-    """The category of maximal score, the lowest of equals."""
+def _draw(record, peaks, peak, inv_temperature, key, live, tops):
+    """The maximal score and its category, the lowest of equals."""
     coarse, bounds = uint16_at(stack(_COARSE_BYTES), TILE), float32_at(stack(_BOUND_BYTES), TILE)
-    n = _live_tiles(distances, _LEAST_SCORE - _MOST_NOISE, live, tops)
+    scratch, shift = float32_at(stack(_BOUND_BYTES), TILE), float32_at(stack(_BOUND_BYTES), TILE)
+    n = _live_tiles(peaks, _LEAST_SCORE - _MOST_NOISE, live, tops)
     _bound_tiles(live[:n], tops[:n], key)
     best, winner = MINUS_INFINITY, record.categories
     for least in (largest(tops[:n]), _LEAST_SCORE):  # the most promising tile first, then the others
         for i in range(n):
             if tops[i] >= max(best, least):
                 best, winner = _visit_tile(
-                    live[i], record, peak, inv_temperature, key, best, winner, coarse, bounds, scratch
+                    live[i], record, peak, inv_temperature, key, best, winner, coarse, bounds, scratch, shift
                 )
                 tops[i] = MINUS_INFINITY
-    return winner
+    return best, winner
 
 
 @njit(**SPLICED)
@@ -147,17 +146,23 @@ def _first_peak(record, peak):
     return record.categories
 
 
-@njit(**SPLICED)
-def hard_row(record, tile_scratch):
-    """Draws every draw of a row that wants no soft sample; returns its status.
+@njit(**COMPILED)
+def hard_draws(record, peak, inv_temperature, log_total, work):
+    """Draws every draw of a row whose temperature is not 0, given how far the peaks of its tiles lie below its own."""
+    peaks, tops, live = peaks_of(work), tops_of(work), live_of(work)
+    for draw in range(record.draws):
+        key = (record.seed, np.uint64(record.row), np.uint64(record.first_draw) + np.uint64(draw))
+        score, winner = _draw(record, peaks, peak, inv_temperature, key, live, tops)
+        write_winner(record, draw, winner, score)
+        write_log_prob(record, draw, winner, log_total)
 
-    tile_scratch is float32, TILE_SCRATCH for each tile of the row.
-    """
+
+@njit(**SPLICED)
+def hard_row(record, work):
+    """Draws every draw of a row without parameters that wants no soft sample; returns its status."""
     scratch = float32_at(stack(CHUNK_BYTES), CHUNK)
-    tiles = tiles_of(record)
-    distances, tops = tile_scratch[:tiles], tile_scratch[tiles : 2 * tiles]
-    live = tile_scratch[2 * tiles : 3 * tiles].view(np.int32)
-    image = tile_peaks(record, distances, scratch)
+    peaks = peaks_of(work)
+    image = tile_peaks(record, peaks, scratch)
     status = status_of(image)
     if status != 0:
         return status
@@ -165,12 +170,9 @@ def hard_row(record, tile_scratch):
     if record.temperature == 0.0:
         winner = _first_peak(record, peak)
         for draw in range(record.draws):
-            write_winner(record, draw, winner)
+            write_winner(record, draw, winner, F32(0))
         return status
     inv_temperature = inverse(record.temperature)
-    _shift_peaks(distances, peak, inv_temperature)
-    for draw in range(record.draws):
-        key = (record.seed, np.uint64(record.row), np.uint64(record.first_draw) + np.uint64(draw))
-        winner = _draw(record, distances, peak, inv_temperature, key, live, tops, scratch)
-        write_winner(record, draw, winner)
+    _shift_peaks(peaks, peak, inv_temperature)
+    hard_draws(record, peak, inv_temperature, F32(0), work)
     return status

@@ -3,12 +3,13 @@
 import numpy as np
 from numba import njit
 
-from gumball_server.kernels._arithmetic import F32, I32, bits_of, float_of, ordered
+from gumball_server.kernels._arithmetic import F32, I32, bits_of, float_of, ordered, shifted
 from gumball_server.kernels._memory import COMPILED, INLINED, SPLICED, float32_at, uint16_at
 from gumball_server.kernels._vectors import TILE, some_peak_image, tile_peak
 from gumball_server.kernels.table import LogitsType, RowStatus
 
 _FLOAT32, _FLOAT16 = int(LogitsType.FLOAT32), int(LogitsType.FLOAT16)
+SHAPED = len(LogitsType)  # beside the types of logits: float32 distances, which `_shape` has made of them
 _OK, _NAN = int(RowStatus.OK), int(RowStatus.NAN)
 _POSITIVE_INFINITY, _NOTHING_FINITE = int(RowStatus.POSITIVE_INFINITY), int(RowStatus.NOTHING_FINITE)
 
@@ -68,6 +69,12 @@ def _upcast_all_bfloat16(halves, out):
         out[i] = _upcast_bfloat16(halves[i])
 
 
+@njit(**SPLICED)
+def is_float32(record):
+    """Whether the logits of a row are float32, to be read where they are."""
+    return record.logits_type == _FLOAT32
+
+
 @njit(**INLINED)
 def read_logits(record, first, n, scratch):
     """Logits first to first + n of a row as float32 [n]: in place where they are float32, else upcast into scratch."""
@@ -80,6 +87,22 @@ def read_logits(record, first, n, scratch):
     else:
         _upcast_all_bfloat16(halves, out)
     return out
+
+
+@njit(**COMPILED)
+def _shift(logits, peak, inv_temperature, out):
+    for i in range(out.shape[0]):
+        out[i] = shifted(logits[i], peak, inv_temperature)
+
+
+@njit(**INLINED)
+def read_distances(record, first, n, peak, inv_temperature, scratch, out):
+    """How far the logits first to first + n lie below the peak, float32 [n]: in place in a shaped row, else in out."""
+    if record.logits_type == SHAPED:
+        return float32_at(record.logits, record.categories)[first : first + n]
+    distances = out[:n]
+    _shift(read_logits(record, first, n, scratch), peak, inv_temperature, distances)
+    return distances
 
 
 @njit(**SPLICED)
@@ -118,7 +141,8 @@ def status_of(image):
 
 
 @njit(**COMPILED)
-def _whole_tile_peaks(logits, peaks):
+def whole_tile_peaks(logits, peaks):
+    """peaks[t] float32 = max of the logits [64 tiles] of tile t, NaN if it has one."""
     for t in range(peaks.shape[0]):
         peaks[t] = tile_peak(logits, TILE * t)
 
@@ -130,7 +154,7 @@ def tile_peaks(record, peaks, scratch):
     whole = categories // TILE
     for first in range(0, whole, CHUNK // TILE):
         n = min(CHUNK // TILE, whole - first)
-        _whole_tile_peaks(read_logits(record, TILE * first, TILE * n, scratch), peaks[first : first + n])
+        whole_tile_peaks(read_logits(record, TILE * first, TILE * n, scratch), peaks[first : first + n])
     if TILE * whole < categories:
         rest = read_logits(record, TILE * whole, categories - TILE * whole, scratch)
         peaks[whole] = float_of(ordered(short_peak_image(rest)))

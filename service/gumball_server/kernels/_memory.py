@@ -74,3 +74,15 @@ def uint16_at(address, n):
 def uint32_at(address, n):
     """[n] uint32 at an address."""
     return carray(_pointer(address), (n,), np.uint32)
+
+
+@njit(**INLINED)
+def int64_at(address, n):
+    """[n] int64 at an address."""
+    return carray(_pointer(address), (n,), np.int64)
+
+
+@njit(**INLINED)
+def uint64_at(address, n):
+    """[n] uint64 at an address."""
+    return carray(_pointer(address), (n,), np.uint64)

@@ -163,7 +163,7 @@ def _winners(pack):
         record = row_at(slot.record)
         scores = pack.scores[slot.start : slot.start + record.categories]
         best = float_of(ordered(short_peak_image(scores)))
-        write_winner(record, slot.draw, _first(scores, best))
+        write_winner(record, slot.draw, _first(scores, best), best)
         if record.soft != 0:
             any_soft = True
             inv_tau = inverse(record.tau)

@@ -13,14 +13,14 @@ from gumball_server.kernels._arithmetic import (
     inverse,
     inverse_of_sum,
     ordered,
-    shifted,
 )
-from gumball_server.kernels._logits import CHUNK, CHUNK_BYTES, largest, read_logits, status_of, tile_peaks, tiles_of
+from gumball_server.kernels._logits import CHUNK, CHUNK_BYTES, largest, read_distances, status_of, tile_peaks
 from gumball_server.kernels._memory import COMPILED, SPLICED, float32_at, stack, uint32_at
 from gumball_server.kernels._noise import any_in_tail, in_tail, noise_from_bits, tail_noise
 from gumball_server.kernels._outputs import soft_of, write_winner
 from gumball_server.kernels._philox import tile_bits
 from gumball_server.kernels._vectors import TILE
+from gumball_server.kernels._work import peaks_of
 
 
 @njit(**SPLICED)
@@ -36,9 +36,29 @@ def _chunk_noise(first, n, key, bits, noise):
 
 
 @njit(**COMPILED)
-def _score(logits, peak, inv_temperature, noise, scores):
+def _add(distances, noise, scores):
     for i in range(scores.shape[0]):
-        scores[i] = shifted(logits[i], peak, inv_temperature) + noise[i]
+        scores[i] = distances[i] + noise[i]
+
+
+@njit(**COMPILED)
+def score_all(record, peak, inv_temperature, key, scores):
+    """scores [categories] of one draw; returns the largest and its category, the lowest of equals."""
+    scratch, noise = float32_at(stack(CHUNK_BYTES), CHUNK), float32_at(stack(CHUNK_BYTES), CHUNK)
+    bits, shift = uint32_at(stack(CHUNK_BYTES), CHUNK), float32_at(stack(CHUNK_BYTES), CHUNK)
+    best, best_chunk = MINUS_INFINITY, 0
+    for first in range(0, record.categories, CHUNK):
+        n = min(CHUNK, record.categories - first)
+        _chunk_noise(first, n, key, bits, noise)
+        distances = read_distances(record, first, n, peak, inv_temperature, scratch, shift)
+        _add(distances, noise, scores[first : first + n])
+        top = largest(scores[first : first + n])
+        if top > best:
+            best, best_chunk = top, first
+    winner = best_chunk
+    while scores[winner] != best:
+        winner += 1
+    return best, winner
 
 
 @njit(**COMPILED)
@@ -59,35 +79,21 @@ def scale(values, factor):
         values[i] = values[i] * factor
 
 
-@njit(**SPLICED)
-def _draw(record, peak, inv_temperature, inv_tau, key, soft, bits, noise, scratch):
-    """One soft sample into soft [categories]; returns the category of maximal score, the lowest of equals."""
-    categories = record.categories
-    best, best_chunk = MINUS_INFINITY, 0
-    for first in range(0, categories, CHUNK):
-        n = min(CHUNK, categories - first)
-        _chunk_noise(first, n, key, bits, noise)
-        scores = soft[first : first + n]
-        _score(read_logits(record, first, n, scratch), peak, inv_temperature, noise, scores)
-        top = largest(scores)
-        if top > best:
-            best, best_chunk = top, first
-    winner = best_chunk
-    while soft[winner] != best:
-        winner += 1
+@njit(**COMPILED)
+def relax(scores, best, inv_tau):
+    """Scores [n] to the soft sample, in place; returns the integer sum of the weights."""
     total = I64(0)
-    for first in range(0, categories, CHUNK):
-        total += weigh(soft[first : min(first + CHUNK, categories)], best, inv_tau)
-    scale(soft, inverse_of_sum(total))
-    return winner
+    for first in range(0, scores.shape[0], CHUNK):
+        total += weigh(scores[first : min(first + CHUNK, scores.shape[0])], best, inv_tau)
+    scale(scores, inverse_of_sum(total))
+    return total
 
 
 @njit(**SPLICED)
-def soft_row(record, tile_scratch):
-    """Draws every draw of a row that wants soft samples; returns its status. tile_scratch is float32, one a tile."""
-    scratch, noise = float32_at(stack(CHUNK_BYTES), CHUNK), float32_at(stack(CHUNK_BYTES), CHUNK)
-    bits = uint32_at(stack(CHUNK_BYTES), CHUNK)
-    image = tile_peaks(record, tile_scratch[: tiles_of(record)], scratch)
+def soft_row(record, work):
+    """Draws every draw of a row without parameters that wants soft samples; returns its status."""
+    scratch = float32_at(stack(CHUNK_BYTES), CHUNK)
+    image = tile_peaks(record, peaks_of(work), scratch)
     status = status_of(image)
     if status != 0:
         return status
@@ -95,6 +101,8 @@ def soft_row(record, tile_scratch):
     inv_temperature, inv_tau = inverse(record.temperature), inverse(record.tau)
     for draw in range(record.draws):
         key = (record.seed, np.uint64(record.row), np.uint64(record.first_draw) + np.uint64(draw))
-        winner = _draw(record, peak, inv_temperature, inv_tau, key, soft_of(record, draw), bits, noise, scratch)
-        write_winner(record, draw, winner)
+        soft = soft_of(record, draw)
+        best, winner = score_all(record, peak, inv_temperature, key, soft)
+        write_winner(record, draw, winner, best)
+        relax(soft, best, inv_tau)
     return status

@@ -1,7 +1,8 @@
 """Draws the rows of a table on the CPU: gumball/1, bit for bit, at any mix of lengths and types.
 
-Three ways, by what a row is: short rows are packed side by side (``_packed``), long rows that want a soft sample
-compute all their noise (``_soft``), and long rows that want only the drawn category almost none of it (``_hard``).
+Four ways, by what a row is: short rows are packed side by side (``_packed``), long rows that want a soft sample compute
+all their noise (``_soft``), and long rows that want only the drawn category almost none of it (``_hard``). A row with
+filters, biases or outputs of its distribution is shaped first, and drawn from what that leaves (``_shaped``).
 
 The functions are compiled once, for one signature, when this module is imported; see ``cache`` for keeping the result.
 """
@@ -12,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from numba import from_dtype, njit, types
 
-from gumball_server.kernels._hard import TILE_SCRATCH, hard_row
-from gumball_server.kernels._logits import tiles_of
+from gumball_server.kernels._hard import hard_row
 from gumball_server.kernels._memory import COMPILED, stack
 from gumball_server.kernels._packed import LONGEST, PACK_BYTES, add_row, draw_pack, empty_pack, row_at
+from gumball_server.kernels._shaped import is_plain, shaped_row
 from gumball_server.kernels._soft import soft_row
+from gumball_server.kernels._work import WORK_BYTES, lay_out, work_at
 from gumball_server.kernels.cache import kept
 from gumball_server.kernels.table import ROW
 
@@ -26,17 +28,23 @@ ROW_BYTES = ROW.itemsize
 @njit(types.void(types.Array(from_dtype(ROW), 1, "C")), cache=kept(), **COMPILED)
 def _sample_rows(table: Any) -> None:
     pack = empty_pack(stack(PACK_BYTES))
-    scratch = np.empty(0, np.float32)  # for the tiles of long rows
+    work = work_at(stack(WORK_BYTES))
+    block = np.empty(0, np.uint8)  # what the arrays of long rows lie in
     for i in range(table.shape[0]):
         address = np.uint64(table.ctypes.data) + np.uint64(ROW_BYTES * i)
         record = row_at(address)
-        if record.categories <= LONGEST and record.temperature != 0.0:
+        plain = is_plain(record)
+        if plain and record.categories <= LONGEST and record.temperature != 0.0:
             record.status = add_row(pack, address)
             continue
-        needed = TILE_SCRATCH * tiles_of(record)
-        if scratch.shape[0] < needed:
-            scratch = np.empty(needed, np.float32)
-        record.status = soft_row(record, scratch) if record.soft != 0 else hard_row(record, scratch)
+        needed = lay_out(work, record, np.uint64(0), not plain)
+        if block.shape[0] < needed:
+            block = np.empty(needed, np.uint8)
+        lay_out(work, record, np.uint64(block.ctypes.data), not plain)
+        if not plain:
+            record.status = shaped_row(record, address, work)
+        else:
+            record.status = soft_row(record, work) if record.soft != 0 else hard_row(record, work)
     draw_pack(pack)
 
 
