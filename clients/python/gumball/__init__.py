@@ -23,6 +23,7 @@ from gumball.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from gumball.receipt import receipt_of, verify_receipt
 
 __all__ = [
     "AsyncClient",
@@ -44,6 +45,8 @@ __all__ = [
     "Unavailable",
     "UnsupportedMediaType",
     "__version__",
+    "receipt_of",
+    "verify_receipt",
 ]
 
 

@@ -104,6 +104,7 @@ class Sample:
     tau: npt.NDArray[np.float64]  # [1] or [rows]
     shape: Shape
     timings: Timings
+    parameters: Mapping[str, Any]  # the others, as JSON has them
     # Without replacement, index, score and log_prob have a last axis of k.
     index: npt.NDArray[np.int32] | None = None  # [rows, draws]
     one_hot: npt.NDArray[np.float32] | None = None  # [rows, draws, categories]
@@ -224,6 +225,30 @@ class SampleRequest:
         rows, categories = self.logits.shape
         return Shape(rows, self.draws, categories)
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What was asked for but the logits, seed and tau, as JSON has it."""
+        given = {
+            "source": self.source,
+            "mode": self.mode,
+            "outputs": None if self.outputs is None else list(self.outputs),
+            "draws": self.draws,
+            "first_draw": self.first_draw,
+            "first_row": self.first_row,
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "logit_bias": self.logit_bias,
+            "without_replacement": self.without_replacement,
+            "top_log_probs": self.top_log_probs,
+        }
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in given.items()
+            if value is not None
+        }
+
     @cached_property
     def expected(self) -> tuple[OutputArray, ...]:
         """The arrays that an answer to this request holds, in order."""
@@ -278,6 +303,7 @@ def sample_of(
         told_tau,
         request.shape,
         timings,
+        request.parameters,
         # A caller that writes to a result, or wraps it with torch.from_numpy, must not meet a read-only buffer, nor
         # keep a whole response alive through one small array.
         **{name: np.require(array, array.dtype.newbyteorder("="), ("C", "W", "O")) for name, array in arrays.items()},

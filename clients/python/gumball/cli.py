@@ -1,4 +1,4 @@
-"""The command line: ``gumball sample | serve | version``."""
+"""The command line: ``gumball sample | verify | serve | version``."""
 
 import argparse
 import io
@@ -17,6 +17,7 @@ from gumball import contract
 from gumball._codec import OUTPUTS, OUTPUTS_OF_MODE, Sample, TauSchedule
 from gumball.client import Client
 from gumball.errors import GumballError, InvalidArgument
+from gumball.receipt import array_of_json, receipt_of, verify_answer, verify_receipt
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_sample_options(sample)
     sample.set_defaults(run=_sample)
     commands.add_parser("serve", help="run the service (its options: gumball serve --help)", add_help=False)
+    verify = commands.add_parser(
+        "verify",
+        help="redo a sample and compare",
+        description="Redo a sample by the NumPy contract and compare: status 0 if equal, 1 if not.",
+    )
+    verify.add_argument("document", metavar="RECEIPT", help="of gumball sample --receipt; or a JSON request")
+    verify.add_argument("file", metavar="FILE", help="the logits as .npy or JSON; or the JSON answer to the request")
+    verify.set_defaults(run=_verify)
     version = commands.add_parser("version", help="print the versions of product and contract")
     version.set_defaults(run=_version)
     return parser
@@ -83,21 +92,34 @@ def _add_sample_options(parser: argparse.ArgumentParser) -> None:
     parameter("--timeout", type=float, metavar="SECONDS", help="default: wait")
     parser.add_argument("--url", default="local:", help="where to draw, default in this process (local:)")
     parser.add_argument("--format", choices=("json", "npy"), default="json", help="npy: .npz where there are several")
+    parser.add_argument("--receipt", metavar="FILE", help="also write what gumball verify needs to redo the sample")
     parser.add_argument("--output", metavar="FILE", help="default: standard output")
 
 
 def _sample(options: argparse.Namespace) -> int:
     parameters = vars(options)
-    file, url, form, output = (parameters.pop(name) for name in ("file", "url", "format", "output"))
+    file, url, form, output, receipt = (parameters.pop(name) for name in ("file", "url", "format", "output", "receipt"))
     source = "probs" if parameters.pop("probs") else "logits"
     parameters.pop("run")
-    parameters[source] = _logits(file)
+    logits = parameters[source] = _numbers(file, -np.inf if source == "logits" else 0.0)
     with Client(url) as client:
         sample = client.sample(**parameters)
     encoded = _json(sample) if form == "json" else _npy(sample)
     with _writable(output) as destination:
         destination.write(encoded)
+    if receipt is not None:
+        Path(receipt).write_text(json.dumps(receipt_of(sample, logits), indent=1) + "\n")
     return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    document = _object(options.document)
+    if "receipt" in document:
+        differences = verify_receipt(document, _numbers(options.file))
+    else:
+        differences = verify_answer(document, _object(options.file))
+    print("\n".join(differences) or "equal")
+    return 1 if differences else 0
 
 
 def _serve(arguments: Sequence[str]) -> int:
@@ -113,28 +135,34 @@ def _version(options: argparse.Namespace) -> int:
     return 0
 
 
-def _logits(file: str) -> npt.NDArray[Any]:
-    """Logits of a file, or of standard input: .npy by its first bytes, or else JSON."""
-    try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except OSError as error:
-        raise InvalidArgument(error.strerror or str(error), file) from error
+def _numbers(file: str, null: float = -np.inf) -> npt.NDArray[Any]:
+    """Logits or probs of a file, or of standard input: .npy by its first bytes, or else JSON."""
+    content = _content(file)
     try:
         if content.startswith(b"\x93NUMPY"):
             array: npt.NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
             return array
-        return _array(json.loads(content, parse_constant=_refuse))
+        return array_of_json(json.loads(content, parse_constant=_refuse), null)
     except (ValueError, OverflowError, RecursionError) as error:
         raise InvalidArgument(str(error), "logits") from error
 
 
-def _array(document: object) -> npt.NDArray[np.float64]:
-    """The array of nested lists of numbers; null is -inf."""
-    values = np.array(document, object)  # ragged lists stay lists, and are refused like any other stranger
-    strangers = [value for value in values.flat if type(value) not in (int, float, type(None))]
-    if strangers or not isinstance(document, list):
-        raise ValueError("must be a list of rows, all of one length, of numbers or null")
-    return np.array([-np.inf if value is None else value for value in values.flat]).reshape(values.shape)
+def _content(file: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise InvalidArgument(error.strerror or str(error), file) from error
+
+
+def _object(file: str) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        document = json.loads(_content(file), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(str(error), file) from error
+    if not isinstance(document, dict):
+        raise InvalidArgument("must hold a JSON object", file)
+    return document
 
 
 def _refuse(constant: str) -> NoReturn:

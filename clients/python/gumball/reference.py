@@ -29,11 +29,16 @@ def answer(request: SampleRequest) -> dict[str, Array]:
     return {output.name: _output(request, d, output.name).reshape(output.shape) for output in request.expected}
 
 
+def float32_of(request: SampleRequest) -> contract.Float32Array:
+    """The logits (or probs) as float32, which holds every type of them exactly."""
+    if request.dtype == "bfloat16":
+        return (request.logits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return request.logits.astype(np.float32)
+
+
 def log_odds(request: SampleRequest) -> contract.Float32Array:
     """d of the request: scaled, biased and filtered, [rows, categories]."""
-    logits: Array = request.logits
-    if request.dtype == "bfloat16":
-        logits = (logits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    logits = float32_of(request)
     if request.source == "probs":
         logits = contract.log_weights(logits)
     d = contract.log_odds(contract.biased(logits, request.logit_bias or {}), request.temperature)
