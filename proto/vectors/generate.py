@@ -32,7 +32,33 @@ CASES: dict[str, dict[str, Any]] = {
         "seed": "7",
         "logit_bias": {"0": -0.10000000149011612},
     },
-    "bias rounds to a float first": {"logits": [0.0, 0.0], "seed": "8", "logit_bias": {"0": 0.1}},
+    "bias rounds to a float first": {
+        "logits": [1.0, 1.0000001192092896],
+        "seed": "8",
+        "logit_bias": {"0": 5.96046448e-8},
+        "temperature": 0.0,
+        "outputs": NO_NOISE,
+    },
+    "the bias comes before 2^-60": {
+        "logits": [0.0, 2.0**-61, -(2.0**-61)],
+        "seed": "43",
+        "logit_bias": {"1": 2.0**-60, "2": -(2.0**-60)},
+        "temperature": 2.0**-40,
+    },
+    "2^-60 itself is not zero": {"logits": [0.0, 2.0**-60, -(2.0**-60)], "seed": "44", "temperature": 2.0**-40},
+    "weights round to nearest": {"logits": [0.0, -28.3, -28.3], "seed": "45", "top_p": 0.9999999999999999},
+    "weights round to even": {"logits": [0.0, -11.800008773803711], "seed": "46", "top_p": 0.9999924955640573},
+    "top_p comes before min_p": {"logits": [0.0, -1.0] + [-5.0] * 60, "seed": "47", "top_p": 0.6, "min_p": 0.05},
+    "tau is a double": {"logits": [0.0, 1.0, 2.0], "seed": "1", "tau": 1.7},
+    "exp32 at -64 and below": {"logits": [0.0, -64.0, -64.00000762939453], "seed": "48"},
+    "ties of scores go to the lowest": {"logits": [0.0, -1e8, -1e8, -1e8], "seed": "1", "without_replacement": 4},
+    "min_p at its threshold": {"logits": [0.0, -2.3025851249694824, -2.3025853633880615], "seed": "49", "min_p": 0.1},
+    "probs around the square root of a half": {
+        "probs": [0.7071067094802856, 0.70710676908493, 0.7071068286895752],
+        "seed": "50",
+    },
+    "logits so far apart that d overflows": {"logits": [3e38, -3e38, 2.9e38], "seed": "51"},
+    "minus zero is zero": {"probs": [-0.0, 1.0, 1.0], "seed": "52"},
     "top_k 3": {"logits": TEN, "seed": "9", "top_k": 3},
     "top_k of ties keeps the lowest": {"logits": TIES, "seed": "10", "top_k": 3},
     "top_k at a tie": {"logits": TEN, "seed": "11", "top_k": 1},
@@ -77,7 +103,7 @@ CASES: dict[str, dict[str, Any]] = {
         "min_p": [0.0, 0.3, 0.0],
         "first_draw": [0, 7, 9],
     },
-    "rows of one seed": {"logits": [TEN, TIES + [0.0, -1.0]], "seed": "36", "first_row": 4294967294},
+    "rows of one seed": {"logits": [TEN, [*TIES, 0.0, -1.0]], "seed": "36", "first_row": 4294967294},
     "small tau": {"logits": TEN, "seed": "37", "tau": 0.01},
     "large tau": {"logits": TEN, "seed": "38", "tau": 1099511627776.0},
     "a thousand": {"logits": THOUSAND, "seed": "39", "top_log_probs": 5},
@@ -88,10 +114,10 @@ CASES: dict[str, dict[str, Any]] = {
 LISTED = 64  # longer arrays are given as the CRC-32 of their bytes
 
 NOTE = (
-    "given: the parameters of a request; null masks; floats are rounded to the nearest float32; where logits is 'k mod 97' "
-    "they are (k mod 97)/8 for k from 0 to 999. answer: outputs by name, [rows, ...] as the service answers them, without "
-    "outer lists; floats as float32 bit patterns in hexadecimal, integers as they are; arrays of more than 64 numbers as the "
-    "crc32 (zlib) of their little-endian bytes."
+    "given: the parameters of a request; null masks; logits and probs are rounded to the nearest float32, every other "
+    "number is a float64; where logits is 'k mod 97' they are (k mod 97)/8 for k from 0 to 999. answer: outputs by name, "
+    "row-major without brackets; floats as float32 bit patterns in hexadecimal, integers as they are; arrays of more than "
+    "64 numbers as the crc32 (zlib) of their little-endian bytes."
 )
 
 

@@ -113,10 +113,14 @@ def described(descr: str, shape: str) -> str:
 
 
 def query_of(parameters: dict) -> str:
-    def text(value) -> str:
+    def text(name: str, value) -> str:
+        if name == "logit_bias":
+            return ",".join(f"{category}:{bias}" for category, bias in value.items())
+        if isinstance(value, dict):
+            return json.dumps(value)
         return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
-    return str(httpx.QueryParams({name: text(value) for name, value in parameters.items()}))
+    return str(httpx.QueryParams({name: text(name, value) for name, value in parameters.items()}))
 
 
 def message_of(parameters: dict, logits: np.ndarray = LOGITS) -> pb.SampleRequest:
@@ -127,7 +131,12 @@ def message_of(parameters: dict, logits: np.ndarray = LOGITS) -> pb.SampleReques
             message.mode = pb.Mode.Value(f"MODE_{value.upper()}")
         elif name == "outputs":
             message.outputs.extend(pb.Output.Value(f"OUTPUT_{output.upper()}") for output in value)
-        elif name in ("seeds", "first_draw", "tau", "temperature"):
+        elif name == "logit_bias":
+            message.logit_bias.extend(pb.LogitBias(category=int(k), bias=bias) for k, bias in value.items())
+        elif name == "tau_schedule":
+            kind = f"KIND_{value['kind'].upper()}"
+            message.tau_schedule.CopyFrom(pb.TauSchedule(**value | {"kind": kind}))
+        elif name in ("seeds", "first_draw", "tau", "temperature", "top_k", "top_p", "min_p"):
             getattr(message, name).extend(value if isinstance(value, list) else [value])
         else:
             setattr(message, name, value)
@@ -193,7 +202,29 @@ WRONG_PARAMETERS = [
     ({"mode": ""}, "mode", ONLY_AS_TEXT),
     ({"outputs": ["index", "nonsense"]}, "outputs", ONLY_AS_TEXT),
     ({"outputs": ["index", "index"]}, "outputs", EVERYWHERE),
-    *(({"outputs": [name]}, "outputs", EVERYWHERE) for name in ("log_soft", "score", "log_prob", "probs", "entropy")),
+    ({"outputs": ["top_index"]}, "outputs", ONLY_AS_TEXT),
+    *(({"temperature": 0.0, "outputs": [name]}, "temperature", EVERYWHERE) for name in ("log_soft", "score")),
+    *(({"top_k": value}, "top_k", EVERYWHERE) for value in (0, [1, 1, 1])),
+    *(({"top_k": value}, "top_k", ONLY_AS_TEXT) for value in (-1, 2**32, 1.5)),
+    ({"top_k": [1, 0]}, "top_k[1]", EVERYWHERE),
+    *(({"top_p": value}, "top_p", EVERYWHERE) for value in (0.0, -0.1, 1.1, [0.5, 0.5, 0.5])),
+    ({"top_p": [0.5, 0.0]}, "top_p[1]", EVERYWHERE),
+    *(({"min_p": value}, "min_p", EVERYWHERE) for value in (-0.1, 1.1, [0.5, 0.5, 0.5])),
+    ({"min_p": math.nan}, "min_p", NOT_IN_JSON),
+    ({"without_replacement": 0}, "without_replacement", EVERYWHERE),
+    ({"without_replacement": 4}, "without_replacement", EVERYWHERE),
+    ({"without_replacement": 2, "outputs": ["one_hot"]}, "without_replacement", EVERYWHERE),
+    ({"without_replacement": -1}, "without_replacement", ONLY_AS_TEXT),
+    ({"top_log_probs": 0}, "top_log_probs", EVERYWHERE),
+    ({"top_log_probs": 4}, "top_log_probs", EVERYWHERE),
+    ({"logit_bias": {"3": 1.0}}, "logit_bias[3]", EVERYWHERE),
+    ({"logit_bias": {"0": 1e39}}, "logit_bias[0]", EVERYWHERE),
+    ({"logit_bias": {"0": math.inf}}, "logit_bias[0]", ("grpc",)),
+    ({"logit_bias": {"x": 1.0}}, "logit_bias", ONLY_AS_TEXT),
+    ({"tau_schedule": {"kind": "sudden", "initial": 1.0}}, "tau_schedule", ONLY_AS_TEXT),
+    ({"tau_schedule": {"kind": "constant", "initial": 0.0}}, "tau_schedule", EVERYWHERE),
+    ({"tau_schedule": {"kind": "linear", "initial": 1.0, "rate": -1.0}}, "tau_schedule", EVERYWHERE),
+    ({"tau_schedule": {"kind": "constant", "initial": 1.0}, "tau": 1.0}, "tau_schedule", EVERYWHERE),
     ({"nonsense": 1}, "nonsense", ONLY_AS_TEXT),
     ({"Seed": 1}, "Seed", ONLY_AS_TEXT),
     ({"tau": "1_0"}, "tau", ("query", "npy")),
@@ -215,26 +246,45 @@ def test_a_wrong_parameter_is_refused_by_name(http, call, way, parameters, field
     assert refuse(way, http, call, parameters) == invalid(way, field)
 
 
-NOT_BUILT = [
-    ("probs", [[0.5, 0.5]], pb.Tensor(dtype="DATA_TYPE_FLOAT32", shape=[1, 1], data=bytes(4))),
-    ("tau_schedule", {"kind": "constant", "initial": 1}, pb.TauSchedule(kind="KIND_CONSTANT", initial=1)),
-    ("top_k", 1, [1]),
-    ("top_p", 0.5, [0.5]),
-    ("min_p", 0.1, [0.1]),
-    ("logit_bias", {"0": 1.0}, [pb.LogitBias(category=0, bias=1)]),
-    ("without_replacement", 2, 2),
-    ("top_log_probs", 2, 2),
-]
-
-
-@pytest.mark.parametrize(("name", "value", "in_protobuf"), NOT_BUILT, ids=[case[0] for case in NOT_BUILT])
-def test_what_is_not_built_is_refused_by_name_rather_than_ignored(http, call, name, value, in_protobuf):
-    """A field of the interface that this version lacks would change the distribution, so it is never skipped."""
-    for way in ("json", "query", "npy"):
-        assert refuse(way, http, call, {name: value}) == invalid(way, name)
+def test_logits_and_probs_are_not_given_together(http, call):
+    """One of them, and exactly one."""
+    both = {"logits": LOGITS.tolist(), "probs": LOGITS.tolist()}
+    assert refusal_of(http.post("/sample", json=both)) == invalid("json", "probs")
+    assert refusal_of(http.post("/sample", json={})) == invalid("json", "logits")
+    assert refusal_of(post(http, npz(logits=LOGITS, probs=LOGITS), NPY)) == invalid("npy", "logits")
     message = message_of({})
-    message.MergeFrom(pb.SampleRequest(**{name: in_protobuf}))
-    assert refusal_by(call, message.SerializeToString()) == invalid("grpc", name)
+    message.probs.CopyFrom(message.logits)
+    assert refusal_by(call, message.SerializeToString()) == invalid("grpc", "probs")
+
+
+WRONG_PROBS = [(-0.5, "probs[0][1]"), (math.nan, "probs[0][1]"), (math.inf, "probs[0][1]"), (0.0, "probs[0]")]
+
+
+@pytest.mark.parametrize(("value", "field"), WRONG_PROBS, ids=[str(value) for value, _ in WRONG_PROBS])
+def test_weights_that_are_no_weights_are_refused(http, call, value, field):
+    """Negative, NaN, infinite, or nothing but zeros."""
+    probs = np.array([[0.0, value]], np.float32)
+    raw = post(http, probs.tobytes(), RAW, "shape=1,2&dtype=float32&source=probs")
+    assert refusal_of(raw) == invalid("query", field)
+    message = pb.SampleRequest(probs=pb.Tensor(dtype="DATA_TYPE_FLOAT32", shape=[1, 2], data=probs.tobytes()))
+    assert refusal_by(call, message.SerializeToString()) == invalid("grpc", field)
+    if math.isfinite(value):
+        assert refusal_of(http.post("/sample", json={"probs": probs.tolist()})) == invalid("json", field)
+
+
+def test_a_bias_that_leaves_nothing_or_too_much_is_refused(http):
+    """Every category masked, or a logit that overflows."""
+    masked = {"logits": [[0.0, 1.0]], "logit_bias": {"0": None, "1": None}}
+    assert refusal_of(http.post("/sample", json=masked)) == invalid("json", "logits[0]")
+    infinite = {"logits": [[0.0, 3e38]], "logit_bias": {"1": 3e38}}
+    assert refusal_of(http.post("/sample", json=infinite)) == invalid("json", "logit_bias")
+
+
+def test_more_distinct_categories_than_are_left_are_refused(http):
+    """Masked by the logits, by a filter, or by temperature 0."""
+    for parameters in ({"top_k": 1}, {"temperature": 0, "outputs": ["index"]}, {"logit_bias": {"0": None, "1": None}}):
+        body = {"logits": [[0.0, 1.0, 2.0]], "without_replacement": 2} | parameters
+        assert refusal_of(http.post("/sample", json=body)) == invalid("json", "without_replacement")
 
 
 # Logits.
@@ -542,7 +592,7 @@ BAD_FILES = [
     ("archive: empty", npz(), None, None),
     ("archive: no logits", npz(seeds=np.array([1, 2], np.uint64)), 422, "logits"),
     ("archive: unknown member", npz(logits=LOGITS, nonsense=LOGITS), 422, "nonsense"),
-    ("archive: member not built", npz(logits=LOGITS, top_k=np.array([1, 1])), 422, "top_k"),
+    ("archive: member of no use", npz(logits=LOGITS, draws=np.array([1, 1])), 422, "draws"),
     ("archive: a scalar's name", npz(logits=LOGITS, draws=np.array(2)), 422, "draws"),
     ("archive: objects", npz(logits=LOGITS, tau=np.array([None, 1])), 422, "tau"),
     ("archive: three seeds", npz(logits=LOGITS, seeds=np.arange(3, dtype=np.uint64)), 422, "seeds"),

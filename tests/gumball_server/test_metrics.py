@@ -113,7 +113,7 @@ def shoot_grpc(shot: Shot, channel: grpc.Channel) -> None:
     logits = pb.Tensor(dtype="DATA_TYPE_FLOAT32", shape=shot.logits.shape, data=shot.logits.tobytes())
     request = pb.SampleRequest(logits=logits, mode=f"MODE_{shot.mode.upper()}", draws=shot.asked_draws)
     if shot.fault == "field":
-        request.top_k.append(1)
+        request.top_k.append(0)
     body = b"\xff" if shot.fault == "body" else request.SerializeToString()
     sample = channel.unary_unary("/gumball.v1.SamplingService/Sample")
     error = sample.future(body).exception()
