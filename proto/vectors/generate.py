@@ -115,9 +115,9 @@ LISTED = 64  # longer arrays are given as the CRC-32 of their bytes
 
 NOTE = (
     "given: the parameters of a request; null masks; logits and probs are rounded to the nearest float32, every other "
-    "number is a float64; where logits is 'k mod 97' they are (k mod 97)/8 for k from 0 to 999. answer: outputs by name, "
-    "row-major without brackets; floats as float32 bit patterns in hexadecimal, integers as they are; arrays of more than "
-    "64 numbers as the crc32 (zlib) of their little-endian bytes."
+    "number is a float64; where logits is 'k mod 97' they are (k mod 97)/8 for k from 0 to 999. answer: outputs by "
+    "name, row-major without brackets; floats as float32 bit patterns in hexadecimal, integers as they are; arrays of "
+    "more than 64 numbers as the crc32 (zlib) of their little-endian bytes."
 )
 
 
