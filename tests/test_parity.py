@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from gumball import Client, contract
 from gumball.vectors import VECTORS, Vector
-from gumball_server.domain import Output, Parameters, SampleResult, sample_request
+from gumball_server.domain import Output, Parameters, SampleResult
+from gumball_server.validation import sample_request
 from gumball_server.wire import json_form
 
 SEED, TAU = 20171103, 0.5

@@ -95,7 +95,7 @@ def test_one_output_is_an_npy_on_standard_output_drawn_in_process():
         (("--seeds=1,x",), JSON, "--seeds"),
         (("--tau=warm",), JSON, "--tau"),
         (("--mode=firm",), JSON, "--mode"),
-        (("--outputs=entropy",), JSON, "outputs"),
+        (("--outputs=nonsense",), JSON, "outputs"),
         (("--url=ftp://there",), JSON, "address"),
         (("--colour=red",), JSON, "arguments"),
     ],

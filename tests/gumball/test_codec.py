@@ -100,7 +100,7 @@ REFUSED = [
     ("logits", {"logits": [["1", "2"]]}),
     ("logits", {"logits": [[1j, 2j]]}),
     ("mode", {"mode": "firm"}),
-    ("outputs", {"outputs": ["index", "entropy"]}),
+    ("outputs", {"outputs": ["index", "nonsense"]}),
     ("outputs", {"outputs": []}),
     ("seed", {"seed": -1}),
     ("seed", {"seed": 2**64}),

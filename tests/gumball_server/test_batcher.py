@@ -6,8 +6,9 @@ import threading
 import numpy as np
 import pytest
 from gumball_server.batcher import SMALL_WORK, Batcher, Limits
-from gumball_server.domain import Output, Parameters, Reason, SampleRequest, SamplingError, sample_request
+from gumball_server.domain import Output, Parameters, Reason, SampleRequest, SamplingError
 from gumball_server.metrics import Metrics
+from gumball_server.validation import sample_request
 
 SMALL, LARGE = 10, SMALL_WORK
 ROOM = Limits(

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from gumball import contract
-from gumball_server.domain import Parameters, SampleRequest, sample_request
+from gumball_server.domain import Parameters, SampleRequest
 from gumball_server.kernels import cpu
+from gumball_server.validation import sample_request
 from gumball_server.worker import Worker
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -36,9 +36,6 @@ def _about(description: str, *examples: Any, **schema: Any) -> msgspec.Meta:
     return msgspec.Meta(description=description, examples=list(examples) or None, extra_json_schema=schema or None)
 
 
-_ABSENT = msgspec.Raw()
-
-
 class JsonTauSchedule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """tau as a function of the training step."""
 
@@ -55,8 +52,8 @@ class JsonTauSchedule(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class JsonRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The members of a JSON request. Its JSON schema is the published one, so the two cannot differ."""
 
-    logits: msgspec.Raw = _ABSENT
-    probs: msgspec.Raw = _ABSENT
+    logits: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)  # empty: absent
+    probs: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     mode: Annotated[str | None, _about("hard (the default), soft or straight_through", "soft")] = None
     outputs: Annotated[list[str] | None, _about("the arrays to answer; by default as mode says", ["index"])] = None
     seed: Annotated[int | str | None, _about("0 to 2^64 - 1, or a decimal string; drawn when absent", 42, "42")] = None
