@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from gumball.vectors import VECTORS, Vector
@@ -11,19 +10,16 @@ from gumball.vectors import VECTORS, Vector
 from gumball_server.domain import (
     BFLOAT16,
     INTEGERS,
-    LOGITS_DTYPES,
-    PER_DRAW,
-    PER_DRAW_AND_CATEGORY,
     Array,
     Mode,
     Output,
     Parameters,
     SampleRequest,
     SamplingError,
-    Source,
     invalid,
 )
-from gumball_server.kernels.table import ROW, LogitsType, RowStatus
+from gumball_server.kernels.table import RowStatus
+from gumball_server.tables import cut_draws, shares, tables
 from gumball_server.validation import sample_request
 
 # What a request has after it was drawn: its outputs, or why it has none.
@@ -32,7 +28,6 @@ Drawn = dict[Output, Array] | SamplingError
 # Below this many elements, waking a second thread costs more than it saves.
 SHARED_ELEMENTS = 1 << 18
 
-_LOGITS_TYPES = dict(zip(LOGITS_DTYPES, LogitsType, strict=True))
 _DTYPES = {output: np.int32 if output in INTEGERS else np.float32 for output in Output}
 _WRONG_VALUES: dict[RowStatus, Callable[[Array], Array]] = {
     RowStatus.NAN: np.isnan,
@@ -62,26 +57,28 @@ class Worker:
             {output: np.empty(request.shape_of(output), _DTYPES[output]) for output in request.outputs}
             for request in requests
         ]
-        table = _table(requests, outputs)
-        self._draw(table)
-        if not table["status"].any():
+        status = np.concatenate([self._draw(table) for table in tables(requests, outputs)])
+        if not status.any():
             return list(outputs)
         ends = np.cumsum([request.rows for request in requests])
-        statuses = np.split(table["status"], ends[:-1])
+        statuses = np.split(status, ends[:-1])
         return [_judge(*each) for each in zip(requests, outputs, statuses, strict=True)]
 
-    def _draw(self, table: Array) -> None:
+    def _draw(self, table: Array) -> Array:
+        """Draw a table, on several threads if it is large; returns the status of each row."""
         elements = table["categories"] * table["draws"]
         if self._pool is None or int(elements.sum()) < self._shared_elements:
             self._sample_rows(table)
-            return
+            return table["status"].copy()  # the table itself can go
         pieces, origin = cut_draws(table, int(elements.sum()) // self._threads)
         first, *others = shares(pieces, self._threads)
         running = [self._pool.submit(self._sample_rows, share) for share in others]
         self._sample_rows(first)
         for share in running:
             share.result()
-        np.maximum.at(table["status"], origin, pieces["status"])
+        status = np.zeros(table.size, np.int32)
+        np.maximum.at(status, origin, pieces["status"])
+        return status
 
     def close(self) -> None:
         if self._pool is not None:
@@ -124,92 +121,6 @@ def check(worker: Worker) -> None:
 def _agrees(vector: Vector, drawn: dict[Output, Array]) -> bool:
     index, soft = drawn[Output.INDEX][0, 0], drawn[Output.SOFT][0, 0]
     return bool(index == vector.index) and vector.agrees("soft", soft)
-
-
-def cut_draws(table: Array, limit: int) -> tuple[Array, Array]:
-    """Rows cut by their draws into pieces of about `limit` elements at most, and the row each piece is of."""
-    limits = np.maximum(limit // table["categories"], 1)  # [rows] draws of a piece
-    counts = -(-table["draws"] // limits)  # [rows] pieces of a row
-    origin = np.repeat(np.arange(table.size), counts)
-    pieces = table[origin]
-    skipped = (np.arange(origin.size) - (np.cumsum(counts) - counts)[origin]) * limits[origin]
-    pieces["first_draw"] += skipped.astype(np.uint32)
-    pieces["draws"] = np.minimum(pieces["draws"] - skipped, limits[origin])
-    for output in Output:
-        addresses = pieces[output.value]
-        if output in PER_DRAW or output in PER_DRAW_AND_CATEGORY:
-            width = pieces["distinct" if output in PER_DRAW else "categories"]
-            addresses[addresses != 0] += (4 * skipped * width).astype(np.uint64)[addresses != 0]
-        else:
-            addresses[skipped > 0] = 0  # once a row is enough
-    return pieces, origin
-
-
-def shares(table: Array, count: int) -> list[Array]:
-    """The table in up to `count` slices of about equal work."""
-    done = np.cumsum(table["categories"] * table["draws"])
-    cuts = np.searchsorted(done, done[-1] * np.arange(1, count) // count, side="left") + 1
-    return [share for share in np.split(table, cuts) if share.size]
-
-
-def _table(requests: Sequence[SampleRequest], outputs: Sequence[dict[Output, Array]]) -> Array:
-    """The records of all rows of a batch. The arrays they point to must outlive it."""
-    firsts = np.array([_first_record(*each) for each in zip(requests, outputs, strict=True)], ROW)
-    if all(request.is_one_plain_row for request in requests):
-        return firsts
-    table = np.repeat(firsts, [request.rows for request in requests])
-    start = 0
-    for request, arrays in zip(requests, outputs, strict=True):
-        _spread(table[start : start + request.rows], request, arrays)
-        start += request.rows
-    return table
-
-
-def _first_record(request: SampleRequest, outputs: dict[Output, Array]) -> tuple[Any, ...]:
-    """The record of row 0, in the order of ROW. A tuple: on small requests, NumPy would cost more than the draw."""
-    address = {output: _address(array) for output, array in outputs.items()}
-    bias = request.bias
-    return (
-        _address(request.logits),
-        request.categories,
-        _LOGITS_TYPES[request.logits.dtype],
-        request.source is Source.PROBS,
-        RowStatus.OK,
-        0 if bias is None else bias.categories.size,
-        0 if bias is None else _address(bias.categories),
-        0 if bias is None else _address(bias.values),
-        request.seed or 0,
-        request.first_row,
-        *(_scalar(request.first_draw), request.draws),
-        *(_scalar(request.temperature), _scalar(request.tau)),
-        *(_scalar(request.top_k), _scalar(request.top_p), _scalar(request.min_p)),
-        request.without_replacement or 1,
-        request.top_log_probs,
-        *(address.get(output, 0) for output in Output),
-    )
-
-
-def _scalar(value: Any) -> Any:
-    """A parameter of every row; what differs from row to row is written by `_spread`."""
-    return 0 if isinstance(value, np.ndarray) else value
-
-
-def _spread(rows: Array, request: SampleRequest, outputs: dict[Output, Array]) -> None:
-    """Turn copies of row 0 into the rows of a request."""
-    number = np.arange(request.rows, dtype=np.uint64)
-    rows["logits"] += number * request.logits.strides[0]
-    for output, array in outputs.items():
-        rows[output.value] += number * array.strides[0]
-    if request.seeds is None:
-        rows["row"] += number.astype(np.uint32)
-    else:
-        rows["seed"] = request.seeds  # every row stands alone, as row 0
-    for name in ("first_draw", "temperature", "tau", "top_k", "top_p", "min_p"):
-        rows[name] = getattr(request, name)
-
-
-def _address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])
 
 
 def _judge(request: SampleRequest, outputs: dict[Output, Array], status: Array) -> Drawn:
