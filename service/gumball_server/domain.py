@@ -184,11 +184,6 @@ class SampleRequest:
     top_log_probs: int
 
     @property
-    def is_one_plain_row(self) -> bool:
-        """Whether it is one row without lists of parameters, as most are."""
-        return self.rows == 1 and self.seeds is None
-
-    @property
     def taus(self) -> list[float]:
         """The tau used: one, or one a row."""
         return [self.tau] if isinstance(self.tau, float) else self.tau.tolist()

@@ -64,7 +64,7 @@ def _parts(
 
 def _table(parts: Sequence[tuple[SampleRequest, dict[Output, Array]]]) -> Array:
     firsts = np.array([_first_record(*part) for part in parts], ROW)
-    if all(request.is_one_plain_row for request, _ in parts):
+    if len(firsts) == sum(request.rows for request, _ in parts):  # one row each, as most are
         return firsts
     table = np.repeat(firsts, [request.rows for request, _ in parts])
     start = 0
@@ -87,20 +87,20 @@ def _first_record(request: SampleRequest, outputs: dict[Output, Array]) -> tuple
         0 if bias is None else bias.categories.size,
         0 if bias is None else _address(bias.categories),
         0 if bias is None else _address(bias.values),
-        request.seed or 0,
+        request.seed if request.seeds is None else request.seeds[0],
         request.first_row,
-        *(_scalar(request.first_draw), request.draws),
-        *(_scalar(request.temperature), _scalar(request.tau)),
-        *(_scalar(request.top_k), _scalar(request.top_p), _scalar(request.min_p)),
+        *(_first(request.first_draw), request.draws),
+        *(_first(request.temperature), _first(request.tau)),
+        *(_first(request.top_k), _first(request.top_p), _first(request.min_p)),
         request.without_replacement or 1,
         request.top_log_probs,
         *(address.get(output, 0) for output in Output),
     )
 
 
-def _scalar(value: Any) -> Any:
-    """A parameter of every row; what differs from row to row is written by `_spread`."""
-    return 0 if isinstance(value, np.ndarray) else value
+def _first(value: Any) -> Any:
+    """A parameter of row 0."""
+    return value[0] if isinstance(value, np.ndarray) else value
 
 
 def _spread(rows: Array, request: SampleRequest, outputs: dict[Output, Array]) -> None:
