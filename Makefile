@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: serve test check format generate bench compare clean
+.PHONY: serve test check format generate bench compare gpu clean
 
 serve: $(VENV)/.server  ## run the service here; ARGS="--http-port 9000" for flags
 	$(BIN)/gumball serve $(ARGS)
@@ -36,6 +36,10 @@ bench: $(VENV)/.test  ## speed of the kernels against torch, as ratios in one ru
 
 compare: $(VENV)/.test  ## a thousand million categories, kernels against the NumPy contract
 	$(BIN)/python tests/statistics/compare_kernels.py --categories 1e9 $(ARGS)
+
+GPU_PYTHON ?= python3
+gpu:  ## on a GPU, with what is installed there (torch, triton, numba): the bits of 10^6 rows, and the speed
+	$(GPU_PYTHON) tests/gpu/run.py $(ARGS)
 
 clean:
 	rm -rf $(VENV)

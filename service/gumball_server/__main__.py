@@ -15,12 +15,13 @@ import uvloop
 from prometheus_client import disable_created_metrics
 
 from gumball_server.batcher import Batcher, Limits
+from gumball_server.devices import DeviceError, open_device
 from gumball_server.info import VERSION
 from gumball_server.lifecycle import Lifecycle, State
 from gumball_server.listeners import listen
 from gumball_server.metrics import Metrics
 from gumball_server.settings import Settings, SettingsError, read_settings, unknown_variables
-from gumball_server.worker import Worker, open_worker
+from gumball_server.worker import AnyWorker
 
 log = logging.getLogger("gumball")
 
@@ -77,15 +78,17 @@ async def serve(settings: Settings) -> None:
     log.info("stopped")
 
 
-async def _load(settings: Settings, stop: asyncio.Queue[signal.Signals]) -> Worker | None:
+async def _load(settings: Settings, stop: asyncio.Queue[signal.Signals]) -> AnyWorker | None:
     """A worker, or None if a signal to stop comes first."""
     log.info("loading kernels from %s; compiling them, where it has none, takes about 10 s", settings.cache_path)
-    loading = _in_daemon(lambda: open_worker(settings.cache_path, settings.cpu_threads))
+    loading = _in_daemon(lambda: open_device(settings.device, settings.cache_path, settings.cpu_threads))
     stopping = asyncio.ensure_future(stop.get())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     try:
         return loading.result() if loading.done() else None
+    except DeviceError as error:
+        raise StartError(str(error)) from error
     except OSError as error:
         raise StartError(f"cannot keep kernels in {settings.cache_path}: {error}") from error
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from gumball_server.domain import PER_DRAW_AND_CATEGORY, Reason, SampleRequest, SampleResult, SamplingError
 from gumball_server.metrics import Drop, Metrics
-from gumball_server.worker import Drawn, Worker
+from gumball_server.worker import AnyWorker, Drawn
 
 log = logging.getLogger("gumball.batcher")
 
@@ -65,7 +65,7 @@ class Batcher:
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits = limits
         self._metrics = metrics
-        self._worker: Worker | None = None
+        self._worker: AnyWorker | None = None
         self._device = "none"
         self._thread = ThreadPoolExecutor(1, "gumball-worker")
         self._small: deque[Pending] = deque()
@@ -78,7 +78,7 @@ class Batcher:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def open(self, worker: Worker) -> None:
+    def open(self, worker: AnyWorker) -> None:
         """Begin to admit requests, for this worker."""
         self._worker = worker
         self._device = worker.device

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -32,7 +33,7 @@ class Settings:
     admin_port: int = _setting(-1, "port for metrics, health and info alone; 0: any free one, -1: none", -1, 65535)
     http_uds: str = _setting("", "also serve HTTP on this Unix socket")
     grpc_uds: str = _setting("", "also serve gRPC on this Unix socket")
-    device: str = _setting("auto", "where to sample: auto or cpu")
+    device: str = _setting("auto", "where to sample: auto, cpu, cuda or cuda:N")
     threads: int = _setting(0, "CPU threads that share a large batch; 0 for one a core", 0, 1024)
     max_request_bytes: int = _setting(64 * MEBIBYTE, "largest request body", 1, 1 << 31)
     max_response_bytes: int = _setting(64 * MEBIBYTE, "largest answer a request may ask for", 1, 1 << 31)
@@ -51,8 +52,8 @@ class Settings:
             value, low, high = getattr(self, each.name), each.metadata["low"], each.metadata["high"]
             if low is not None and not low <= value <= high:
                 raise SettingsError(f"{each.name}: must be from {low} to {high}, is {value}")
-        if self.device not in ("auto", "cpu"):
-            raise SettingsError(f"device: must be auto or cpu, is {self.device!r}")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise SettingsError(f"device: must be auto, cpu, cuda or cuda:N, is {self.device!r}")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise SettingsError(f"log_level: must be debug, info, warning or error, is {self.log_level!r}")
 

@@ -20,7 +20,7 @@ from gumball_server.kernels.table import ROW, LogitsType, RowStatus
 # A record is larger than a short row: a request of a million rows must not need a table of a million.
 TABLE_ROWS = 1 << 16
 
-_LOGITS_TYPES = dict(zip(LOGITS_DTYPES, LogitsType, strict=True))
+LOGITS_TYPES = dict(zip(LOGITS_DTYPES, LogitsType, strict=True))
 _PER_ROW = ("first_draw", "temperature", "tau", "top_k", "top_p", "min_p")
 
 
@@ -81,7 +81,7 @@ def _first_record(request: SampleRequest, outputs: dict[Output, Array]) -> tuple
     return (
         _address(request.logits),
         request.categories,
-        _LOGITS_TYPES[request.logits.dtype],
+        LOGITS_TYPES[request.logits.dtype],
         request.source is Source.PROBS,
         RowStatus.OK,
         0 if bias is None else bias.categories.size,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from gumball.vectors import VECTORS, Vector
@@ -28,13 +29,25 @@ Drawn = dict[Output, Array] | SamplingError
 # Below this many elements, waking a second thread costs more than it saves.
 SHARED_ELEMENTS = 1 << 18
 
-_DTYPES = {output: np.int32 if output in INTEGERS else np.float32 for output in Output}
+DTYPES = {output: np.int32 if output in INTEGERS else np.float32 for output in Output}
 _WRONG_VALUES: dict[RowStatus, Callable[[Array], Array]] = {
     RowStatus.NAN: np.isnan,
     RowStatus.POSITIVE_INFINITY: np.isposinf,
     RowStatus.NEGATIVE: lambda values: values < 0,
 }
 _WRONG_WORDS = {RowStatus.NAN: "NaN", RowStatus.POSITIVE_INFINITY: "+inf", RowStatus.NEGATIVE: "negative"}
+
+
+class AnyWorker(Protocol):
+    """What draws batches, on whatever device; may be called from several threads at once."""
+
+    @property
+    def device(self) -> str: ...
+
+    def run(self, requests: Sequence[SampleRequest]) -> list[Drawn]:
+        """Draw every request; a request that cannot be drawn gets its error, alone."""
+
+    def close(self) -> None: ...
 
 
 class Worker:
@@ -54,7 +67,7 @@ class Worker:
     def run(self, requests: Sequence[SampleRequest]) -> list[Drawn]:
         """Draw every request; a request that cannot be drawn gets its error, alone."""
         outputs = [
-            {output: np.empty(request.shape_of(output), _DTYPES[output]) for output in request.outputs}
+            {output: np.empty(request.shape_of(output), DTYPES[output]) for output in request.outputs}
             for request in requests
         ]
         status = np.concatenate([self._draw(table) for table in tables(requests, outputs)])
@@ -62,7 +75,7 @@ class Worker:
             return list(outputs)
         ends = np.cumsum([request.rows for request in requests])
         statuses = np.split(status, ends[:-1])
-        return [_judge(*each) for each in zip(requests, outputs, statuses, strict=True)]
+        return [judge(*each) for each in zip(requests, outputs, statuses, strict=True)]
 
     def _draw(self, table: Array) -> Array:
         """Draw a table, on several threads if it is large; returns the status of each row."""
@@ -97,7 +110,7 @@ def open_worker(cache: Path, threads: int) -> Worker:
     return worker
 
 
-def check(worker: Worker) -> None:
+def check(worker: AnyWorker) -> None:
     """Draw the published vectors; raises RuntimeError if the worker gives any other bits."""
     requests = [
         sample_request(
@@ -123,7 +136,7 @@ def _agrees(vector: Vector, drawn: dict[Output, Array]) -> bool:
     return bool(index == vector.index) and vector.agrees("soft", soft)
 
 
-def _judge(request: SampleRequest, outputs: dict[Output, Array], status: Array) -> Drawn:
+def judge(request: SampleRequest, outputs: dict[Output, Array], status: Array) -> Drawn:
     """The outputs of a request, or the error of its first row that could not be drawn from."""
     if not status.any():
         return outputs

@@ -7,10 +7,9 @@ from gumball_server.kernels._arithmetic import (
     F32,
     I32,
     I64,
-    MINUS_INFINITY,
     exp32,
-    grid_weight,
     grid_round,
+    grid_weight,
     inverse_of_sum,
     log_of_sum,
 )

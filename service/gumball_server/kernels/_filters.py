@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from gumball_server.kernels._arithmetic import F32, I64, MINUS_INFINITY, exp32, grid_weight, log32, ordered, float_of
+from gumball_server.kernels._arithmetic import F32, I64, MINUS_INFINITY, exp32, float_of, grid_weight, log32, ordered
 from gumball_server.kernels._distribution import total_weight
 from gumball_server.kernels._memory import COMPILED, SPLICED
 from gumball_server.kernels._order import cut_at, gather, keep, mass_of, rank_cut, reach

@@ -3,7 +3,6 @@
 What comes after sees a record whose logits are these distances, and asks for no parameters again.
 """
 
-import numpy as np
 from numba import njit
 
 from gumball_server.kernels._arithmetic import (

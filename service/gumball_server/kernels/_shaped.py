@@ -1,6 +1,5 @@
 """Rows with parameters, or with outputs that take more than the drawn category: from their distances."""
 
-import numpy as np
 from numba import njit
 
 from gumball_server.kernels._arithmetic import F32, I32
