@@ -1,27 +1,38 @@
 """Samples drawn in this process, by the server's own sampler and with no server."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 from gumball import contract, errors
 from gumball._codec import Info, Sample, SampleRequest, Timings, info_of, sample_of
 
-try:
+
+@contextmanager
+def _server_packages() -> Iterator[None]:
+    """What the light client lacks, in words that help."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"sampling in process needs the server's packages, and {error.name} is missing: "
+            "pip install 'gumball[server]'",
+            name=error.name,
+        ) from error
+
+
+with _server_packages():
     from gumball_server.domain import SamplingError, Source, TauSchedule
     from gumball_server.local import LocalSampler
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"sampling in process needs the server's packages, and {error.name} is missing: pip install 'gumball[server]'",
-        name=error.name,
-    ) from error
 
 
 class LocalTransport:
     """Calls that stay in the process. There is no queue, so there are no deadlines."""
 
     def __init__(self) -> None:
-        self._sampler = LocalSampler()
+        with _server_packages():  # the kernels' own are imported only now
+            self._sampler = LocalSampler()
 
     def sample(self, request: SampleRequest, timeout: float | None) -> Sample:
         try:

@@ -1,7 +1,10 @@
 """Where compiled kernels are kept between starts, so that a start takes a moment and never loads stale code."""
 
+import atexit
 import hashlib
 import os
+import shutil
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,13 +30,21 @@ def _fingerprint() -> str:
 def use_cache(directory: Path) -> None:
     """Keep compiled kernels under `directory`; to be called before `cpu` is imported.
 
-    Raises OSError where the directory cannot be written: Numba would silently compile anew at every start.
+    Kernels in a directory that cannot be written, as an image brings them, are used as they are. Raises OSError where
+    there are none and none can be kept: Numba would silently compile anew at every start.
     """
     folder = directory.expanduser() / _fingerprint()
     folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
+    numba.config.CACHE_DIR = str(folder if os.access(folder, os.W_OK) else _writable_copy(folder))
+
+
+def _writable_copy(folder: Path) -> Path:
+    """A copy for this process: Numba ignores a cache that it cannot write."""
+    if not any(folder.iterdir()):
         raise PermissionError(f"{folder}: compiled kernels cannot be kept there")
-    numba.config.CACHE_DIR = str(folder)
+    temporary = tempfile.mkdtemp(prefix="gumball-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return Path(shutil.copytree(folder, Path(temporary) / folder.name))
 
 
 def kept() -> bool:
