@@ -19,7 +19,7 @@ _ROW_WORDS = _ROW_BYTES // 8
 
 @njit(**INLINED)
 def is_plain(record):
-    """Whether a row has no parameters but temperature and tau, and wants no output but index, one_hot, soft and score."""
+    """Whether a row has no parameters but temperature and tau, and wants only index, one_hot, soft and score."""
     wanted = record.log_soft | record.log_prob | record.probs | record.entropy | record.top_index | record.top_log_prob
     return (
         wanted == 0
