@@ -16,7 +16,7 @@ from prometheus_client import disable_created_metrics
 
 from gumball_server.batcher import Batcher, Limits
 from gumball_server.devices import DeviceError, open_device
-from gumball_server.info import VERSION
+from gumball_server.info import VERSION, DeviceInfo
 from gumball_server.lifecycle import Lifecycle, State
 from gumball_server.listeners import listen
 from gumball_server.metrics import Metrics
@@ -64,6 +64,7 @@ async def serve(settings: Settings) -> None:
             raise StartError(f"cannot listen: {error}") from error
         if worker := await _load(settings, stop):
             batcher.open(worker)
+            listeners.info.devices.append(DeviceInfo(worker.device, settings.cpu_threads))
             lifecycle.enter(State.READY)
             log.info("ready %s after %.1f s", listeners, time.perf_counter() - started)
             received = await stop.get()

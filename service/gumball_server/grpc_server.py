@@ -39,7 +39,7 @@ class SamplingService:
 
     def __init__(self, exchange: Exchange, info: Info) -> None:
         self._exchange = exchange
-        self._info = _info_message(info).SerializeToString()
+        self._info = info
 
     async def sample(self, body: bytes, context: Any) -> bytes:
         async def receive() -> Ask[bytes]:
@@ -59,7 +59,7 @@ class SamplingService:
             raise  # abort has raised already
 
     async def get_info(self, body: bytes, context: Any) -> bytes:
-        return self._info
+        return bytes(_info_message(self._info).SerializeToString())
 
     def handlers(self) -> grpc.GenericRpcHandler:
         methods: dict[str, Callable[[bytes, Any], Awaitable[bytes]]] = {

@@ -33,8 +33,8 @@ class LimitsInfo:
 class Info:
     """Versions, devices and limits of a server."""
 
-    devices: list[DeviceInfo]
     limits: LimitsInfo
+    devices: list[DeviceInfo] = field(default_factory=list)  # added when they can sample
     version: str = VERSION
     contracts: list[str] = field(default_factory=lambda: [contract.VERSION])
 
@@ -42,7 +42,6 @@ class Info:
 def info(settings: Settings) -> Info:
     """What a server with these settings tells of itself."""
     return Info(
-        devices=[DeviceInfo("cpu", settings.cpu_threads)],
         limits=LimitsInfo(
             max_request_bytes=settings.max_request_bytes,
             max_response_bytes=settings.max_response_bytes,

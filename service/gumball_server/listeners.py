@@ -16,7 +16,7 @@ from gumball_server.batcher import Batcher
 from gumball_server.exchange import Exchange
 from gumball_server.grpc_server import create_server
 from gumball_server.http_server import create_admin_app, create_app
-from gumball_server.info import info
+from gumball_server.info import Info, info
 from gumball_server.lifecycle import Lifecycle
 from gumball_server.metrics import Metrics
 from gumball_server.settings import Settings
@@ -66,6 +66,7 @@ class Listeners:
     grpc: grpc.aio.Server
     grpc_exchange: Exchange
     addresses: dict[str, str]
+    info: Info
 
     def __str__(self) -> str:
         return " ".join(f"{name}={address}" for name, address in self.addresses.items())
@@ -109,7 +110,7 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
     except RuntimeError as error:
         raise OSError(str(error)) from None
     await grpc_server.start()
-    return Listeners(servers, grpc_server, grpc_exchange, addresses)
+    return Listeners(servers, grpc_server, grpc_exchange, addresses, told)
 
 
 def _tcp(host: str, port: int) -> socket.socket:

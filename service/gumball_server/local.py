@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from gumball_server.domain import Array, Parameters, SampleResult, SamplingError, Source
-from gumball_server.info import Info, info
+from gumball_server.info import DeviceInfo, Info, info
 from gumball_server.settings import Settings
 from gumball_server.validation import sample_request
 from gumball_server.worker import open_worker
@@ -30,7 +30,9 @@ class LocalSampler:
         return SampleResult(request, drawn, queue_ns=0, compute_ns=time.perf_counter_ns() - start)
 
     def info(self) -> Info:
-        return info(self._settings)
+        told = info(self._settings)
+        told.devices.append(DeviceInfo(self._worker.device, self._settings.cpu_threads))
+        return told
 
     def close(self) -> None:
         self._worker.close()
