@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: serve test check format generate bench compare clean
+.PHONY: serve test check format generate bench compare prove clean
 
 serve: $(VENV)/.server  ## run the service here; ARGS="--http-port 9000" for flags
 	$(BIN)/gumball serve $(ARGS)
@@ -36,6 +36,9 @@ bench: $(VENV)/.test  ## speed of the kernels against torch, as ratios in one ru
 
 compare: $(VENV)/.test  ## a thousand million categories, kernels against the NumPy contract
 	$(BIN)/python tests/statistics/compare_kernels.py --categories 1e9 $(ARGS)
+
+prove: $(VENV)/.test  ## every proof in full: the noise, the distribution, independence; some twenty minutes
+	$(BIN)/python tests/statistics/prove.py
 
 clean:
 	rm -rf $(VENV)

@@ -118,7 +118,7 @@ def test_vllm_50979_a_row_does_not_change_with_the_size_of_its_batch(http, categ
 def test_vllm_51367_and_43150_the_tail_is_drawn_as_often_as_it_should_be(http):
     """A float32 uniform has 24 bits, so categories 17 or more below the largest could hardly win, and 20 below never.
 
-    262,144 categories 17.7 below the largest, 6,000 draws: 32.2 of them are expected; 24 bits give about one. The race
+    262,144 categories 17.7 below the largest, 6,000 draws: 32.2 of them are expected; 24 bits give about five. The race
     at 20.5, with its 100,000 draws, is one of the proofs of ``statistics/distribution.py``.
     """
     logits = np.full((1, 262_145), -17.7, np.float32)

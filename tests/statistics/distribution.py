@@ -358,6 +358,35 @@ def entropy_is_exact(sampler: Contract, rows: int) -> Verdict:
     return Verdict(claim, f"{rows:,} rows", f"largest error {worst:.2e}", worst <= 1e-6)
 
 
+def worst_rows(name: str, categories: int, rows: int) -> Iterator[tuple[Array, float]]:
+    """One category against many equal ones, of half the weight or so far below that their weights are rounded away.
+
+    An error of theirs is the same for all of them, so nothing averages out.
+    """
+    random = np.random.default_rng(seed_of(name))
+    for r in range(rows):
+        gap = 28.42 if r == 0 else np.log(categories) * random.uniform(0.95, 1.05)  # exp(-28.42) is 2^-41, half a step
+        temperature = 1.0 if r == 0 else float(np.exp(random.uniform(-2, 2)))
+        top = np.float32(0 if r == 0 else random.uniform(0, 100))
+        logits = np.full(categories, top - gap * temperature, np.float32)
+        logits[0] = top
+        yield logits, temperature
+
+
+def worst_rows_are_close(sampler: Contract, categories: int, rows: int, bound: float) -> Verdict:
+    """log_prob and entropy where every error adds up: within a wider bound, relative as above."""
+    claim = f"log_prob, entropy: within {bound:g} on the worst rows of {categories:,}"
+    log_prob, entropy = 0.0, 0.0
+    for logits, temperature in worst_rows(claim, categories, rows):
+        shifted = (logits.astype(np.float64) - float(logits[0])) / temperature
+        exact, h = special.log_softmax(shifted), float(stats.entropy(special.softmax(shifted)))
+        given = sampler.log_probs(logits, temperature)
+        log_prob = max(log_prob, float((abs(given - exact) / np.maximum(1, abs(exact))).max()))
+        entropy = max(entropy, abs(sampler.entropy(logits, temperature) - h) / max(1, h))
+    found = f"largest errors {log_prob:.2e}, {entropy:.2e}"
+    return Verdict(claim, f"{rows:,} rows", found, max(log_prob, entropy) <= bound)
+
+
 def proofs(sampler: Sampler, contract: Contract) -> tuple[Proof, ...]:
     """All of them, in full size."""
     each = functools.partial
@@ -387,8 +416,15 @@ def proofs(sampler: Sampler, contract: Contract) -> tuple[Proof, ...]:
         each(min_p_keeps_the_likely, contract, 2000),
         each(log_probs_are_exact, contract, 2000),
         each(entropy_is_exact, contract, 2000),
+        each(worst_rows_are_close, contract, 1 << 20, 100, 1.5e-6),
+        each(worst_rows_are_close, contract, 1 << 22, 10, 4e-6),
     )
 
 
+def verdicts() -> Iterator[Verdict]:
+    """Of the service, and of the contract where the kernels lack something."""
+    return timed(proofs(Kernels(), Contract()))
+
+
 if __name__ == "__main__":
-    sys.exit(exit_status(report(timed(proofs(Kernels(), Contract())))))
+    sys.exit(exit_status(report(verdicts())))

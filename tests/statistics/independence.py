@@ -400,20 +400,26 @@ def dieharder(name: str, make: Callable[[], Iterator[Array]]) -> Verdict:
     return Verdict(f"dieharder: {name}", f"{len(DIEHARDER_TESTS)} tests", found, holds)
 
 
-def dieharder_proofs() -> tuple[Proof, ...]:
-    """Both streams."""
-    return (
-        functools.partial(dieharder, "coarse stream of long rows", coarse_stream),
-        functools.partial(dieharder, "bits of short rows", joined_stream),
+def dieharder_verdicts() -> Iterator[Verdict]:
+    """Of both streams."""
+    each = functools.partial
+    return timed(
+        (
+            each(dieharder, "coarse stream of long rows", coarse_stream),
+            each(dieharder, "bits of short rows", joined_stream),
+        )
     )
+
+
+def verdicts() -> Iterator[Verdict]:
+    """Of the battery."""
+    return timed(proofs(KernelSource(), Kernels()))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dieharder", action="store_true", help="the raw streams through dieharder, not the battery")
-    if parser.parse_args().dieharder:
-        return exit_status(report(timed(dieharder_proofs())))
-    return exit_status(report(timed(proofs(KernelSource(), Kernels()))))
+    return exit_status(report(dieharder_verdicts() if parser.parse_args().dieharder else verdicts()))
 
 
 if __name__ == "__main__":

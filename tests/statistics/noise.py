@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import mpmath
 import numpy as np
@@ -30,7 +30,7 @@ from gumball_server.kernels._hard import _noise_bound
 from gumball_server.kernels._memory import COMPILED
 from gumball_server.kernels._noise import noise_from_bits
 from numba import njit
-from proof import Verdict, exit_status, report
+from proof import Verdict, exit_status, report, timed
 
 LOWEST, HIGHEST = -3.1300, 33.2711
 # Between 32 and 33.3 neighbouring floats are 3.8e-6 apart: two inputs, of the tail, have their noise there.
@@ -286,14 +286,15 @@ def everything() -> Extremes:
     return met
 
 
-def proofs() -> Iterator[Verdict]:
-    """Every claim, over every input."""
-    yield oracle_holds()
+def verdicts() -> Iterator[Verdict]:
+    """Every claim, over every input. They are found together, so the first has the time of all."""
+    yield from timed((oracle_holds,))
     start = time.monotonic()
     met = everything()
-    for verdict in claims(met, f"all {met.inputs:,} inputs"):
-        yield Verdict(verdict.claim, verdict.size, verdict.found, verdict.holds, time.monotonic() - start)
+    first, *others = claims(met, f"all {met.inputs:,} inputs")
+    yield replace(first, seconds=time.monotonic() - start)
+    yield from others
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(report(proofs())))
+    sys.exit(exit_status(report(verdicts())))

@@ -18,7 +18,7 @@ class Verdict:
 
     def __str__(self) -> str:
         mark = "holds" if self.holds else "FAILS"
-        return f"{mark}  {self.claim:<58}  {self.size:<30}  {self.found:<44}  {self.seconds:7.1f} s"
+        return f"{mark}  {self.claim:<67}  {self.size:<27}  {self.found:<48}  {self.seconds:6.1f} s"
 
 
 Proof = Callable[[], Verdict]

@@ -1,15 +1,13 @@
 """What the statistical proofs draw from: the kernels, the NumPy contract where the kernels lack something, and
 samplers that are wrong on purpose, to show that a test would notice."""
 
-import os
 from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 from gumball import contract
-from gumball_server.domain import Output, Parameters, SamplingError, sample_request
-from gumball_server.kernels import cpu
-from gumball_server.worker import Worker
+from gumball_server.domain import Output
+from gumball_server.local import LocalSampler
 
 Array = np.ndarray
 
@@ -36,16 +34,14 @@ def pieces(draws: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 class Kernels:
-    """The service's own worker, as the batcher calls it."""
+    """The service's own worker and kernels, in this process."""
 
-    def __init__(self, threads: int | None = None) -> None:
-        self._worker = Worker(cpu.sample_rows, threads or os.cpu_count() or 1)
+    def __init__(self) -> None:
+        self._sampler = LocalSampler()
 
     def outputs(self, logits: Array, **parameters: object) -> dict[Output, Array]:
-        (drawn,) = self._worker.run([sample_request(logits, Parameters(**parameters))])
-        if isinstance(drawn, SamplingError):
-            raise drawn
-        return drawn
+        """The outputs of logits [rows, categories] or [categories] by name."""
+        return self._sampler.sample(logits, **parameters).outputs
 
     def index(self, logits: Array, seed: int, draws: int, temperature: float = 1.0) -> Iterator[Array]:
         for first, n in pieces(draws, DRAWS_AT_A_TIME):

@@ -41,6 +41,7 @@ CASES: list[tuple[Callable[..., Verdict], object, object]] = [
     (functools.partial(d.min_p_keeps_the_likely, rows=200), CONTRACT, s.LeavesOutTheCrossing()),
     (functools.partial(d.log_probs_are_exact, rows=200), CONTRACT, s.Float16Logits()),
     (functools.partial(d.entropy_is_exact, rows=200), CONTRACT, s.Float16Logits()),
+    (functools.partial(d.worst_rows_are_close, categories=1 << 20, rows=3, bound=1.5e-6), CONTRACT, s.Float16Logits()),
 ]
 NAMES = [f"{case.func.__name__}-{type(wrong).__name__}" for case, _, wrong in CASES]
 
