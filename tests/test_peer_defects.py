@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from gumball import contract
 from gumball_server.domain import Output, Parameters, SamplingError, sample_request
 from gumball_server.kernels import cpu
 from gumball_server.worker import Worker
@@ -100,7 +101,7 @@ def sample_seeds(http: httpx.Client, seeds: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("categories", [50, 2000])
 def test_vllm_50979_a_row_does_not_change_with_the_size_of_its_batch(http, categories: int):
-    """From eight rows on, another kernel was used, and the same row drew another token."""
+    """From eight rows on, the same row drew another token than by itself."""
     random = np.random.default_rng(50979)
     logits = 3 * random.standard_normal((65, categories)).astype(np.float32)
     seeds = np.arange(100, 165)
@@ -130,12 +131,27 @@ def test_vllm_51367_and_43150_the_tail_is_drawn_as_often_as_it_should_be(http):
     assert min(expected.cdf(won), expected.sf(won - 1)) >= LIMIT / 2
 
 
+def halfword(stream: int, category: int, draw: int, seed: int) -> int:
+    words = contract.philox4x32_10(category >> 3, draw, 0, stream, seed)
+    return int(words[category >> 1 & 3]) >> 16 * (category & 1) & 0xFFFF
+
+
+@pytest.mark.parametrize(("draw", "category"), [(456, 2_117_221), (598, 2_267_817)])
+@pytest.mark.parametrize("logit", [-40.0, -np.inf])
+def test_sglang_25106_the_most_extreme_word_is_not_infinite_noise(http, draw: int, category: int, logit: float):
+    """One hash in 2^32 became u = 1 and so infinite noise, which won whatever the logits were, and where masked.
+
+    For the seed 25106, the random words of these draws and categories are the ones that would do so here: all zeros.
+    """
+    assert [halfword(stream, category, draw, 25106) for stream in (contract.COARSE, contract.FINE)] == [0, 0]
+    logits = np.full((1, category + 1), -np.inf, np.float32)
+    logits[0, [0, category]] = 0, logit
+    assert sample_binary(http, logits, seed=25106, first_draw=draw).item() == 0
+
+
 @pytest.mark.parametrize("categories", [64, 4096])
 def test_sglang_25106_no_number_of_draws_makes_an_impossible_category_win(http, categories: int):
-    """A uniform number that rounded to 1 became infinite noise, which won whatever the logits were.
-
-    In 2^28 numbers of 24 bits that happens several times; categories 40 below the largest must win in none.
-    """
+    """Nor do 2^28 numbers, in which a uniform of 24 bits is 0 or 1 many times."""
     logits = np.full((1, categories), -40.0, np.float32)
     logits[0, 5] = 0
     for part in range(4):
@@ -202,7 +218,7 @@ def test_ties_do_not_make_a_vector_with_several_ones(http, categories: int, temp
 
 @pytest.mark.parametrize("mode", ["hard", "soft", "straight_through"])
 def test_vllm_53665_a_row_with_nothing_left_is_refused_and_not_answered_with_0(http, mode: str):
-    """A mask that left nothing was answered with token 0, or with an internal error."""
+    """A mask that left nothing was answered with token 0, and then with HTTP 500."""
     rows = [[0.0, 1.0, 2.0], [None, None, None], [1.0, None, 1.0]]
     assert refused(http.post("/sample", json={"logits": rows, "mode": mode})) == "logits[1]"
     assert refused(http.post("/sample", json={"logits": [None], "mode": mode, "temperature": 1})) == "logits[0]"
@@ -219,7 +235,7 @@ def test_sglang_5984_an_answer_to_masked_logits_is_json(http):
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf])
 @pytest.mark.parametrize("categories", [10, 700])
 def test_flashinfer_2402_vllm_53029_and_infinity_609_a_nan_row_harms_no_neighbour(value: float, categories: int):
-    """A NaN in one request of a batch gave NaN, or a crash, to all."""
+    """A NaN in one request of a batch read memory out of bounds, or spoilt the answers of the others."""
     random = np.random.default_rng(2402)
     good = random.standard_normal((8, 3, categories)).astype(np.float32)
     bad = good[0].copy()
@@ -238,7 +254,7 @@ def test_flashinfer_2402_vllm_53029_and_infinity_609_a_nan_row_harms_no_neighbou
 
 
 def test_infinity_609_nan_rows_among_concurrent_requests_are_refused_alone(http):
-    """A NaN embedding stopped the engine; here whoever sends one is told, and the others never notice."""
+    """One bad input stopped the batch handler until a restart; here its sender is told, and nobody else notices."""
     good = np.random.default_rng(609).standard_normal((4, 300)).astype(np.float32)
     bad = good.copy()
     bad[2, 7] = np.nan

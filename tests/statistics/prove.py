@@ -10,6 +10,7 @@ import time
 import distribution
 import independence
 import noise
+import weights
 from proof import exit_status, report
 
 
@@ -19,7 +20,7 @@ def main() -> int:
     told = report(distribution.verdicts()) + report(independence.verdicts())
     if has_dieharder:
         told += report(independence.dieharder_verdicts())
-    told += report(noise.verdicts())
+    told += report(weights.verdicts()) + report(noise.verdicts())
     print(f"\nWhat was proven, in {time.monotonic() - start:.0f} s:\n")
     for verdict in told:
         print(verdict)
