@@ -4,8 +4,8 @@ python tests/statistics/distribution.py
 
 Every test has its seed from its name, so it passes always or never: a p-value below LIMIT is a finding and not bad
 luck. LIMIT is two-sided, for fitting too well is no better than fitting badly. It is 1e-6 because the suite has some
-forty p-values here and some hundreds in ``independence``: that a perfect sampler was ever given one below it has a
-chance below 1e-3, while every defect that is looked for lies far beyond it (``test_distribution.py`` has them).
+thirty p-values here and a thousand in ``independence``: that a perfect sampler was ever given one below it
+has a chance of a thousandth, while the defects looked for lie far beyond it (``test_distribution.py`` has them).
 """
 
 import functools
