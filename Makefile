@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: serve test check format generate bench compare gpu clean
+.PHONY: serve test check format generate bench compare prove gpu clean
 
 serve: $(VENV)/.server  ## run the service here; ARGS="--http-port 9000" for flags
 	$(BIN)/gumball serve $(ARGS)
@@ -40,6 +40,9 @@ compare: $(VENV)/.test  ## a thousand million categories, kernels against the Nu
 GPU_PYTHON ?= python3
 gpu:  ## on a GPU, with what is installed there (torch, triton, numba): the bits of 10^6 rows, and the speed
 	$(GPU_PYTHON) tests/gpu/run.py $(ARGS)
+
+prove: $(VENV)/.test  ## every proof in full: the noise, the distribution, independence; some twenty minutes
+	$(BIN)/python tests/statistics/prove.py
 
 clean:
 	rm -rf $(VENV)
