@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from proof import Proof, Verdict, exit_status, report, timed
 from parameters import ParameterKernels
+from proof import Proof, Verdict, exit_status, report, timed
 from samplers import Contract, Kernels, Sampler
 from scipy import integrate, special, stats
 
