@@ -3,7 +3,6 @@
 What comes after sees a record whose logits are these distances, and asks for no parameters again.
 """
 
-import numpy as np
 from numba import njit
 
 from gumball_server.kernels._arithmetic import (
@@ -19,18 +18,23 @@ from gumball_server.kernels._arithmetic import (
     ordered,
     shifted,
 )
-from gumball_server.kernels._filters import filter_row
+from gumball_server.kernels._filters import filter_row, floor_of
 from gumball_server.kernels._logits import (
     CHUNK,
+    CHUNK_BYTES,
     fill,
     greatest_image,
     is_float32,
+    read_distances,
     read_logits,
     status_of,
+    tile_peaks,
     whole_tile_peaks,
 )
-from gumball_server.kernels._memory import COMPILED, SPLICED, float32_at, uint32_at
+from gumball_server.kernels._memory import COMPILED, SPLICED, float32_at, stack, uint32_at
 from gumball_server.kernels._order import keep, nth_equal
+from gumball_server.kernels._tiles import tile_of
+from gumball_server.kernels._vectors import TILE
 from gumball_server.kernels._work import distances_of, peaks_of
 from gumball_server.kernels.table import RowStatus
 
@@ -46,9 +50,9 @@ def _copy(values, out):
         out[i] = values[i]
 
 
-@njit(**COMPILED)
+@njit(**SPLICED)
 def _load(record, out):
-    """out [padded] = the logits as float32, and -inf behind them."""
+    """out [categories] = the logits as float32."""
     for first in range(0, record.categories, CHUNK):
         n = min(CHUNK, record.categories - first)
         chunk = out[first : first + n]
@@ -56,7 +60,6 @@ def _load(record, out):
             _copy(read_logits(record, first, n, chunk), chunk)
         else:
             read_logits(record, first, n, chunk)
-    fill(out[record.categories :], MINUS_INFINITY)
 
 
 @njit(**COMPILED)
@@ -89,9 +92,10 @@ def _shift(values, peak, inv_temperature):
 
 
 @njit(**SPLICED)
-def _logits(record, values, peaks):
-    """values [padded] and the peaks [tiles]: the logits that are drawn from. Returns the status of the row."""
-    _load(record, values)
+def _load_parameters(record, values, peaks):
+    """values [padded] and the peaks [tiles] of a row of probs, or with a bias: its logits. Returns the status of it."""
+    _load(record, values[: record.categories])
+    fill(values[record.categories :], MINUS_INFINITY)
     if record.are_probs != 0:
         probs = values[: record.categories]
         whole_tile_peaks(values, peaks)
@@ -108,18 +112,44 @@ def _logits(record, values, peaks):
 
 
 @njit(**COMPILED)
+def _shift_live(record, loaded, values, peaks, floor, peak, inv_temperature):
+    """values [padded] = the distances; -inf in the tiles whose peak lies below the floor, and that peak too."""
+    scratch = float32_at(stack(CHUNK_BYTES), CHUNK)
+    t, tiles = 0, peaks.shape[0]
+    while t < tiles:
+        if peaks[t] < floor:
+            fill(tile_of(values, t), MINUS_INFINITY)
+            peaks[t] = MINUS_INFINITY
+            t += 1
+            continue
+        first, end = TILE * t, t + 1
+        while end < tiles and TILE * (end - t) < CHUNK and peaks[end] >= floor:
+            end += 1
+        n = min(TILE * end, record.categories) - first
+        if loaded:
+            _shift(values[first : first + n], peak, inv_temperature)
+        else:
+            read_distances(record, first, n, peak, inv_temperature, scratch, values[first : first + n])
+        t = end
+    fill(values[record.categories :], MINUS_INFINITY)
+
+
+@njit(**SPLICED)
 def shape_row(record, work):
     """Makes the distances [padded] of a row, and the peaks [tiles] of their tiles; returns the status of the row."""
     values, peaks = distances_of(work), peaks_of(work)
-    status = _logits(record, values, peaks)
+    loaded = (record.are_probs | record.biases) != 0
+    status = _load_parameters(record, values, peaks) if loaded else status_of(tile_peaks(record, peaks, values))
     if status != 0:
         return status
     peak = clean(float_of(ordered(greatest_image(peaks))))
     point_mass = record.temperature == 0.0
     inv_temperature = F32(1) if point_mass else inverse(record.temperature)
-    _shift(values, peak, inv_temperature)
     _shift(peaks, peak, inv_temperature)
+    floor = F32(0) if point_mass else floor_of(record, peaks, work)
+    _shift_live(record, loaded, values, peaks, floor, peak, inv_temperature)
     if point_mass:
         keep(values, peaks, F32(0), nth_equal(values, peaks, F32(0), 1))
-    filter_row(record, values, peaks, work)
+    else:
+        filter_row(record, values, peaks, floor, work)
     return status

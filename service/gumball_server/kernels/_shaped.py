@@ -1,6 +1,5 @@
 """Rows with parameters, or with outputs that take more than the drawn category: from their distances."""
 
-import numpy as np
 from numba import njit
 
 from gumball_server.kernels._arithmetic import F32, I32
@@ -20,7 +19,7 @@ _ROW_WORDS = _ROW_BYTES // 8
 
 @njit(**INLINED)
 def is_plain(record):
-    """Whether a row has no parameters but temperature and tau, and wants no output but index, one_hot, soft and score."""
+    """Whether a row has no parameters but temperature and tau, and only such outputs as a plain draw makes."""
     wanted = record.log_soft | record.log_prob | record.probs | record.entropy | record.top_index | record.top_log_prob
     return (
         wanted == 0
