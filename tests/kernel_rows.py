@@ -164,7 +164,10 @@ def _outputs(row: Row) -> dict[str, np.ndarray]:
     shapes = {
         **dict.fromkeys(("index", "score", "log_prob"), drawn),
         **dict.fromkeys(("one_hot", "soft", "log_soft"), (row.draws, categories)),
-        **{"probs": (categories,), "entropy": (1,), "top_index": (row.top,), "top_log_prob": (row.top,)},
+        "probs": (categories,),
+        "entropy": (1,),
+        "top_index": (row.top,),
+        "top_log_prob": (row.top,),
     }
     return {
         name: _unwritten(shapes[name], np.int32 if name in ("index", "top_index") else np.float32)
