@@ -125,9 +125,7 @@ def _request_of(vector: Vector) -> SampleRequest:
 
 
 def _request_of_parameters(vector: ParameterVector) -> SampleRequest:
-    return sample_request(
-        vector.values, Parameters(outputs=vector.outputs, **vector.parameters), Source(vector.source)
-    )
+    return sample_request(vector.values, Parameters(outputs=vector.outputs, **vector.parameters), Source(vector.source))
 
 
 def _agrees(vector: Vector | ParameterVector, drawn: dict[Output, Array]) -> bool:

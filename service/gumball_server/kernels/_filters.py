@@ -20,23 +20,24 @@ from gumball_server.kernels._arithmetic import (
     log32,
     ordered,
 )
-from gumball_server.kernels._distribution import WEIGHTLESS
+from gumball_server.kernels._distribution import WEIGHTLESS, weigh_tile
 from gumball_server.kernels._memory import COMPILED, INLINED, SPLICED, float32_at, int32_at, int64_at, stack
 from gumball_server.kernels._order import cut_at, gather, keep, rank_cut, rank_floor, reach
 from gumball_server.kernels._tiles import tile_of
-from gumball_server.kernels._vectors import TILE, lowest_set_bit, mask_at_least
+from gumball_server.kernels._vectors import TILE, lowest_set_bit, mask_at_least, set_bits
 from gumball_server.kernels._work import BINS, histogram_of, images_of
 
 _SMALLEST_NORMAL = F32(2.0**-126)
 _ONE_WEIGHT = np.float64(2.0**40)
 _SLACK = F32(1e-2)  # more than all roundings of the floor and of the edges of bins come to
 _LAST_BIN = F32(BINS - 1)
+_SPARSE = 16  # categories of a tile that are better looked at one by one
 
 _TILE_BYTES, _TILE_BYTES64 = 4 * TILE, 8 * TILE
 
 
 @njit(**SPLICED)
-def _least_kept(record):
+def least_kept(record):
     """The cut of min_p; -inf where it is off."""
     return log32(F32(record.min_p)) if F32(record.min_p) >= _SMALLEST_NORMAL else MINUS_INFINITY
 
@@ -45,7 +46,7 @@ def _least_kept(record):
 def floor_of(record, peaks, work):
     """A distance below which no category passes the filters, told from the peaks [tiles] alone."""
     floor = rank_floor(peaks, record.top_k, work) if record.top_k < record.categories else MINUS_INFINITY
-    return floor if record.top_p < 1.0 else max(floor, _least_kept(record))
+    return floor if record.top_p < 1.0 else max(floor, least_kept(record))
 
 
 @njit(**SPLICED)
@@ -72,21 +73,26 @@ def _weigh_by_bin(values, peaks, floor, scale, histogram):
     masses = int64_at(stack(_TILE_BYTES64), TILE)
     total = I64(0)
     for t in range(peaks.shape[0]):
-        if peaks[t] > WEIGHTLESS:
-            tile = tile_of(values, t)
+        if peaks[t] <= WEIGHTLESS:
+            continue
+        tile = tile_of(values, t)
+        total += weigh_tile(tile, weights)
+        if peaks[t] < floor:
+            continue
+        mask = mask_at_least(tile, floor)
+        if set_bits(mask) <= _SPARSE:
+            while mask != 0:
+                i = lowest_set_bit(mask)
+                mask &= mask - np.uint64(1)
+                histogram[_bin(tile[i], scale)] += grid_weight(weights[i])
+        else:
             for i in range(TILE):
-                weights[i] = exp32(tile[i])
+                bins[i] = _bin(tile[i], scale)
+                weights[i] = weights[i] if tile[i] >= floor else F32(0)
             for i in range(TILE):
                 masses[i] = grid_weight(weights[i])
-                total += masses[i]
-            if peaks[t] >= floor:
-                for i in range(TILE):
-                    bins[i] = _bin(tile[i], scale)
-                mask = mask_at_least(tile, floor)
-                while mask != 0:
-                    i = lowest_set_bit(mask)
-                    mask &= mask - np.uint64(1)
-                    histogram[bins[i]] += masses[i]
+            for i in range(TILE):
+                histogram[np.uint64(bins[i])] += masses[i]
     return total
 
 
@@ -140,6 +146,6 @@ def filter_row(record, values, peaks, floor, work):
         keep(values, peaks, x, last)
     if record.top_p < 1.0:
         _keep_top_p(record, values, peaks, work)
-    least = _least_kept(record)
+    least = least_kept(record)
     if least > MINUS_INFINITY:
         keep(values, peaks, least, I64(values.shape[0]))

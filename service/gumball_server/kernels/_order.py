@@ -11,7 +11,7 @@ from numba import njit
 from gumball_server.kernels._arithmetic import I32, I64, MINUS_INFINITY, bits_of, exp32, float_of, grid_weight, ordered
 from gumball_server.kernels._memory import COMPILED, INLINED, SPLICED
 from gumball_server.kernels._tiles import tile_of
-from gumball_server.kernels._vectors import TILE, lowest_set_bit, mask_at_least, tile_peak
+from gumball_server.kernels._vectors import TILE, lowest_set_bit, mask_at_least, mask_below, tile_peak
 from gumball_server.kernels._work import BINS, histogram_of, images_of, keys_of
 
 _FEW, _FEW_BINS = 1024, 256  # few candidates need few bins, and these are cleared sooner
@@ -134,21 +134,16 @@ def rank_cut(values, peaks, rank, floor, work):
     return cut_at(values, peaks, image, kept, ties)
 
 
-@njit(**SPLICED)
-def _keep_of_tile(tile, x, last):
-    """A tile after a cut; last is counted from its start."""
-    for i in range(TILE):
-        tile[i] = tile[i] if tile[i] >= x else MINUS_INFINITY
-    for i in range(max(last + 1, 0), TILE):
-        tile[i] = tile[i] if tile[i] > x else MINUS_INFINITY
-
-
 @njit(**COMPILED)
 def keep(values, peaks, x, last):
     """values [padded] after a cut become -inf, and the peaks [tiles] follow."""
     for t in range(peaks.shape[0]):
         if peaks[t] > MINUS_INFINITY:
-            _keep_of_tile(tile_of(values, t), x, last - TILE * t)
+            mask_below(values, TILE * t, x)
+            if peaks[t] >= x:
+                for k in range(max(last + 1, TILE * t), TILE * t + TILE):
+                    if values[k] == x:
+                        values[k] = MINUS_INFINITY
             if peaks[t] <= x:
                 peaks[t] = tile_peak(values, TILE * t)
 

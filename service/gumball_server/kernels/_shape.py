@@ -135,21 +135,29 @@ def _shift_live(record, loaded, values, peaks, floor, peak, inv_temperature):
 
 
 @njit(**SPLICED)
-def shape_row(record, work):
-    """Makes the distances [padded] of a row, and the peaks [tiles] of their tiles; returns the status of the row."""
+def measure_row(record, work):
+    """Makes the peaks [tiles] of a row's distances; returns its status, the peak of its logits and 1 / temperature.
+
+    The logits of a row of probs or with a bias lie where its distances will be.
+    """
     values, peaks = distances_of(work), peaks_of(work)
     loaded = (record.are_probs | record.biases) != 0
     status = _load_parameters(record, values, peaks) if loaded else status_of(tile_peaks(record, peaks, values))
-    if status != 0:
-        return status
     peak = clean(float_of(ordered(greatest_image(peaks))))
-    point_mass = record.temperature == 0.0
-    inv_temperature = F32(1) if point_mass else inverse(record.temperature)
+    inv_temperature = F32(1) if record.temperature == 0.0 else inverse(record.temperature)
     _shift(peaks, peak, inv_temperature)
+    return status, peak, inv_temperature
+
+
+@njit(**SPLICED)
+def shape_row(record, peak, inv_temperature, work):
+    """Makes the distances [padded] of a row that is measured, and lets its peaks follow what the filters mask."""
+    values, peaks = distances_of(work), peaks_of(work)
+    point_mass = record.temperature == 0.0
     floor = F32(0) if point_mass else floor_of(record, peaks, work)
+    loaded = (record.are_probs | record.biases) != 0
     _shift_live(record, loaded, values, peaks, floor, peak, inv_temperature)
     if point_mass:
         keep(values, peaks, F32(0), nth_equal(values, peaks, F32(0), 1))
     else:
         filter_row(record, values, peaks, floor, work)
-    return status
