@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from gumball.parameter_vectors import PARAMETER_VECTORS, ParameterVector
 from gumball.vectors import VECTORS, Vector
 
 from gumball_server.domain import (
@@ -17,6 +18,7 @@ from gumball_server.domain import (
     Parameters,
     SampleRequest,
     SamplingError,
+    Source,
     invalid,
 )
 from gumball_server.kernels.table import RowStatus
@@ -112,26 +114,34 @@ def open_worker(cache: Path, threads: int) -> Worker:
 
 def check(worker: AnyWorker) -> None:
     """Draw the published vectors; raises RuntimeError if the worker gives any other bits."""
-    requests = [
-        sample_request(
-            vector.logits,
-            Parameters(
-                mode=Mode.STRAIGHT_THROUGH,
-                seed=vector.seed,
-                first_row=vector.row,
-                first_draw=vector.draw,
-                tau=vector.tau,
-                temperature=vector.temperature,
-            ),
-        )
-        for vector in VECTORS
-    ]
-    for vector, drawn in zip(VECTORS, worker.run(requests), strict=True):
+    published = [(vector, _request_of(vector)) for vector in VECTORS]
+    published += [(vector, _request_of_parameters(vector)) for vector in PARAMETER_VECTORS]
+    for (vector, _), drawn in zip(published, worker.run([request for _, request in published]), strict=True):
         if isinstance(drawn, SamplingError) or not _agrees(vector, drawn):
             raise RuntimeError(f"self-check: the kernels do not give the published bits of {vector.name!r}")
 
 
-def _agrees(vector: Vector, drawn: dict[Output, Array]) -> bool:
+def _request_of(vector: Vector) -> SampleRequest:
+    return sample_request(
+        vector.logits,
+        Parameters(
+            mode=Mode.STRAIGHT_THROUGH,
+            seed=vector.seed,
+            first_row=vector.row,
+            first_draw=vector.draw,
+            tau=vector.tau,
+            temperature=vector.temperature,
+        ),
+    )
+
+
+def _request_of_parameters(vector: ParameterVector) -> SampleRequest:
+    return sample_request(vector.values, Parameters(outputs=vector.outputs, **vector.parameters), Source(vector.source))
+
+
+def _agrees(vector: Vector | ParameterVector, drawn: dict[Output, Array]) -> bool:
+    if isinstance(vector, ParameterVector):
+        return vector.agrees({output.value: array for output, array in drawn.items()})
     index, soft = drawn[Output.INDEX][0, 0], drawn[Output.SOFT][0, 0]
     return bool(index == vector.index) and vector.agrees("soft", soft)
 

@@ -29,6 +29,14 @@ REPETITIONS = 7
 # Least ratios: hard to the fastest of its rivals, soft to gumbel_softmax.
 HARD_TARGETS = {10: 3, 1_000: 6, 128_000: 20}
 SOFT_TARGETS = {10: 2, 1_000: 4, 32_000: 4, 128_000: 4}
+FILTERS: dict[str, dict[str, float]] = {
+    "top_k 50": {"top_k": 50},
+    "top_p 0.9": {"top_p": 0.9},
+    "min_p 0.05": {"min_p": 0.05},
+    "all three": {"top_k": 50, "top_p": 0.9, "min_p": 0.05},
+}
+# Most times of the unfiltered draw that a filtered one may take.
+FILTER_TARGETS = {"real 49,152": 1.5, "N(0,1) 50,000": 2.5}
 REAL_LOGITS = Path(__file__).parents[1] / "data/smollm2-135m-logits.npy"
 
 Call = Callable[[], object]
@@ -37,10 +45,10 @@ Call = Callable[[], object]
 class Sampler:
     """Our kernel over the rows of an array, ready to be called."""
 
-    def __init__(self, logits: np.ndarray, soft: bool) -> None:
+    def __init__(self, logits: np.ndarray, soft: bool = False, **parameters: float) -> None:
         rows, categories = logits.shape
         self.logits = logits
-        self.index = np.empty(rows, np.int32)
+        self.index = np.empty((rows, int(parameters.get("draws", 1))), np.int32)
         self.soft = np.empty(logits.shape, np.float32) if soft else None
         self.table = np.zeros(rows, ROW)
         number = np.arange(rows, dtype=np.uint64)
@@ -49,8 +57,12 @@ class Sampler:
         self.table["categories"] = categories
         self.table["seed"] = 2024
         self.table["row"] = number
-        self.table["draws"] = self.table["temperature"] = self.table["tau"] = 1
-        self.table["index"] = self.index.ctypes.data + number * 4
+        for name in ("draws", "temperature", "tau", "top_p", "distinct"):
+            self.table[name] = 1
+        self.table["top_k"] = categories
+        for name, value in parameters.items():
+            self.table[name] = value
+        self.table["index"] = self.index.ctypes.data + number * self.index.strides[0]
         if self.soft is not None:
             self.table["soft"] = self.soft.ctypes.data + number * self.soft.strides[0]
 
@@ -120,6 +132,52 @@ def print_lone_rows(logits: dict[int, np.ndarray]) -> None:
         print(f"{'soft' if soft else 'hard':32}{line}")
 
 
+def filter_costs(random: np.random.Generator) -> dict[str, dict[str, float]]:
+    """How many times as long as the unfiltered draws of the same rows the filtered ones take."""
+    rows = {"real 49,152": np.load(REAL_LOGITS), "N(0,1) 50,000": random.standard_normal((64, 50_000), np.float32)}
+    costs = {}
+    for name, logits in rows.items():
+        filtered = {each: Sampler(logits, **parameters) for each, parameters in FILTERS.items()}
+        seconds = cpu_seconds({"unfiltered": Sampler(logits), **filtered})
+        costs[name] = {each: seconds[each] / seconds["unfiltered"] for each in FILTERS}
+    return costs
+
+
+def other_costs(random: np.random.Generator) -> dict[str, float]:
+    """Ratios that may be 1 at most."""
+    open_row = random.standard_normal((1, 128_000), np.float32)
+    masked = np.full_like(open_row, -np.inf)
+    masked[0, random.choice(128_000, 50, replace=False)] = 0
+    rows = np.repeat(random.standard_normal((1, 10_000), np.float32), 1000, axis=0)
+    costs = {}
+    pairs = {
+        "masked to 50 of 128,000 / unmasked": (Sampler(masked), Sampler(open_row)),
+        "1,000 draws of a row / 1,000 rows": (Sampler(rows[:1], draws=1000), Sampler(rows)),
+        "likewise, top_p 0.9": (Sampler(rows[:1], draws=1000, top_p=0.9), Sampler(rows, top_p=0.9)),
+    }
+    for name, (small, large) in pairs.items():
+        seconds = cpu_seconds({"small": small, "large": large}, times=3)
+        costs[name] = seconds["small"] / seconds["large"]
+    return costs
+
+
+def print_costs(filters: dict[str, dict[str, float]], others: dict[str, float]) -> None:
+    print(f"\n{'times the unfiltered draw':40}" + "".join(f"{name:>16}" for name in FILTERS))
+    for rows, costs in filters.items():
+        print(f"{rows:40}" + "".join(f"{cost:15.2f}x" for cost in costs.values()))
+    for name, cost in others.items():
+        print(f"{name:40}{cost:15.2f}x")
+
+
+def too_slow(filters: dict[str, dict[str, float]], others: dict[str, float]) -> list[str]:
+    """The targets of filters and draws that were not reached."""
+    limits = [
+        (rows, each, FILTER_TARGETS[rows], cost) for rows, costs in filters.items() for each, cost in costs.items()
+    ]
+    limits += [(name, "", 1.0, cost) for name, cost in others.items()]
+    return [f"{name} {each}: {cost:.2f}x, not {limit}x" for name, each, limit, cost in limits if cost > limit]
+
+
 def missed(speeds: dict[int, dict[str, float]]) -> list[str]:
     """The targets that were not reached."""
     found = []
@@ -144,7 +202,9 @@ def main() -> int:
     speeds = {n: throughput(values) for n, values in logits.items()}
     print_table({**{f"{n:,}": speed for n, speed in speeds.items()}, "real 49,152": throughput(np.load(REAL_LOGITS))})
     print_lone_rows(logits)
-    wrong = missed(speeds)
+    costs = filter_costs(random), other_costs(random)
+    print_costs(*costs)
+    wrong = missed(speeds) + too_slow(*costs)
     for line in wrong:
         print(f"missed: {line}")
     return 1 if arguments.check and wrong else 0

@@ -1,15 +1,27 @@
 """Batch invariance: what a row gets does not depend on its company, its place or the number of threads."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
-from gumball import contract
-from gumball_server.domain import Parameters, SampleRequest
+from gumball import _codec as client
+from gumball import reference
+from gumball.errors import InvalidArgument
+from gumball_server.domain import (
+    PER_DRAW,
+    PER_DRAW_AND_CATEGORY,
+    TOP,
+    Output,
+    Parameters,
+    SampleRequest,
+    SamplingError,
+    Source,
+)
 from gumball_server.kernels import cpu
 from gumball_server.validation import sample_request
-from gumball_server.worker import Worker
+from gumball_server.worker import Drawn, Worker
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +43,14 @@ class Draw:
     temperature: float
     spread: float
     masked: float
+    source: Source
+    outputs: frozenset[Output]
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    bias: float | None
+    distinct: int | None
+    top: int | None
 
     def logits(self) -> np.ndarray:
         """[rows, categories] as float32 values that the dtype can hold."""
@@ -38,6 +58,8 @@ class Draw:
         values = (self.spread * random.standard_normal((self.rows, self.categories))).astype(np.float32)
         values[random.random(values.shape) < self.masked] = -np.inf
         values[:, random.integers(self.categories)] = 0.5
+        if self.source is Source.PROBS:
+            values = np.where(np.isfinite(values), np.abs(values), np.float32(0))
         if self.dtype == "float16":
             return values.astype(np.float16).astype(np.float32)
         if self.dtype == "bfloat16":
@@ -51,30 +73,35 @@ class Draw:
             "float16": lambda: values.astype(np.float16),
             "bfloat16": lambda: (values.view(np.uint32) >> np.uint32(16)).astype(np.uint16),
         }[self.dtype]()
-        return sample_request(
-            stored,
-            Parameters(
-                mode=self.mode,
-                seed=self.seed,
-                draws=self.draws,
-                first_draw=self.first_draw,
-                tau=self.tau,
-                temperature=self.temperature,
-            ),
-        )
+        return sample_request(stored, Parameters(mode=self.mode, **self.parameters()), self.source)
 
-    def reference(self) -> dict[str, np.ndarray]:
-        """What the NumPy contract gives, by output."""
-        drawn = [
-            contract.straight_through(
-                self.logits(), self.seed, np.arange(self.rows), self.first_draw + d, self.temperature, self.tau
-            )
-            for d in range(self.draws)
-        ]
+    def parameters(self) -> dict[str, Any]:
+        """Those beside the mode, by their names in a request."""
+        distinct = None if self.distinct is None else min(self.distinct, self.categories)
+        wanted = sorted(self.outputs - ({Output.ONE_HOT} if distinct else set()))
         return {
-            "index": np.stack([sample.index for sample in drawn], 1),
-            "soft": np.stack([sample.soft for sample in drawn], 1),
+            "outputs": wanted or None,
+            "seed": self.seed,
+            "draws": self.draws,
+            "first_draw": self.first_draw,
+            "tau": self.tau,
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "logit_bias": None if self.bias is None else {0: self.bias, self.categories - 1: -self.bias},
+            "without_replacement": distinct,
+            "top_log_probs": None if self.top is None else min(self.top, self.categories),
         }
+
+    def reference(self) -> dict[str, np.ndarray] | None:
+        """What the NumPy contract gives, by output; None where it refuses."""
+        given = {"seeds": None, "first_row": 0, "mode": self.mode} | self.parameters()
+        given["probs" if self.source is Source.PROBS else "logits"] = self.logits()
+        try:
+            return reference.answer(client.SampleRequest.of(**({"logits": None} | given)))
+        except InvalidArgument:
+            return None
 
 
 parameter = st.sampled_from([1.0, 0.5, 2.0, 0.05, 2.0**-40, 2.0**40, 0.7])
@@ -91,6 +118,14 @@ draw = st.builds(
     temperature=parameter,
     spread=st.sampled_from([0.0, 1.0, 5.0, 1000.0]),
     masked=st.sampled_from([0.0, 0.5, 1.0]),
+    source=st.sampled_from([Source.LOGITS, Source.LOGITS, Source.PROBS]),
+    outputs=st.one_of(st.just(frozenset()), st.frozensets(st.sampled_from([o for o in Output if o not in TOP]))),
+    top_k=st.sampled_from([None, None, 1, 3, 50, 1000]),
+    top_p=st.sampled_from([None, None, 0.1, 0.5, 0.9, 1.0]),
+    min_p=st.sampled_from([None, None, 0.0, 0.05, 0.5, 1.0]),
+    bias=st.sampled_from([None, None, 0.25, -3.0, 100.0]),
+    distinct=st.sampled_from([None, None, None, 1, 2, 10]),
+    top=st.sampled_from([None, None, 1, 5]),
 )
 
 
@@ -103,7 +138,10 @@ def workers() -> Iterator[list[Worker]]:
         worker.close()
 
 
-def same(left: dict, right: dict) -> bool:
+def same(left: Drawn, right: Drawn) -> bool:
+    """Equal to the last bit, or refused for the same reason."""
+    if isinstance(left, SamplingError) or isinstance(right, SamplingError):
+        return str(left) == str(right)
     return left.keys() == right.keys() and all(left[name].tobytes() == right[name].tobytes() for name in left)
 
 
@@ -123,10 +161,13 @@ def test_a_request_gets_the_same_bits_alone_and_in_any_batch(workers: list[Worke
 @given(each=draw)
 def test_a_request_gets_the_bits_of_the_contract(workers: list[Worker], each: Draw):
     """Whatever its parameters are."""
-    reference = each.reference()
+    expected = each.reference()
     for worker in workers:
         (drawn,) = worker.run([each.request()])
-        assert same({name.value: array for name, array in drawn.items()}, {n.value: reference[n.value] for n in drawn})
+        if expected is None:
+            assert isinstance(drawn, SamplingError)
+        else:
+            assert same({name.value: array for name, array in drawn.items()}, expected)
 
 
 @settings(max_examples=EXAMPLES // 4, deadline=None)
@@ -147,19 +188,14 @@ def test_a_row_with_its_own_seed_gets_the_same_bits_in_a_request_and_by_itself(w
 @given(each=draw, more=st.integers(1, 4))
 def test_draws_are_stable_under_asking_for_more(workers: list[Worker], each: Draw, more: int):
     """Draw d of n is the same for every n, and first_draw continues a stream."""
-    (long,) = workers[1].run(
-        [sample_request(each.logits(), Parameters(mode="straight_through", seed=each.seed, draws=each.draws + more))]
+    counts = (each.draws + more, each.draws, more)
+    (long,), (start,), (rest,) = (
+        worker.run([replace(each, draws=draws, first_draw=first_draw).request()])
+        for worker, draws, first_draw in zip((workers[1], *workers), counts, (0, 0, each.draws), strict=False)
     )
-    (start,) = workers[0].run(
-        [sample_request(each.logits(), Parameters(mode="straight_through", seed=each.seed, draws=each.draws))]
-    )
-    (rest,) = workers[0].run(
-        [
-            sample_request(
-                each.logits(),
-                Parameters(mode="straight_through", seed=each.seed, draws=more, first_draw=each.draws),
-            )
-        ]
-    )
-    joined = {name: np.concatenate((start[name], rest[name]), axis=1) for name in start}
+    if isinstance(long, SamplingError):
+        assert same(long, start)
+        return
+    of_draws = {*PER_DRAW, *PER_DRAW_AND_CATEGORY} & start.keys()
+    joined = start | {name: np.concatenate((start[name], rest[name]), axis=1) for name in of_draws}
     assert same(joined, long)

@@ -1,4 +1,6 @@
-"""Compares the CPU kernels with the NumPy contract over random rows of every kind; exits with 1 on any difference.
+"""Compares the CPU kernels with the NumPy contract over random rows of every kind, plain and with any parameters.
+
+Exits with 1 on any difference.
 
 python tests/statistics/compare_kernels.py --categories 1e9
 """
@@ -14,16 +16,21 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-CATEGORIES_A_TASK = 2_000_000
+CATEGORIES_A_KIND = 1_000_000  # of plain rows, and of rows with parameters
+CATEGORIES_A_TASK = 2 * CATEGORIES_A_KIND
 LONGEST = 1 << 18
 
 
 def compare(seed: int) -> tuple[int, list[str]]:
     """Draws one task's rows; returns how many categories they had and what differed."""
     from gumball_server.kernels.cpu import sample_rows
-    from kernel_rows import Table, random_rows
+    from kernel_rows import Table, random_parameters, random_row, random_rows
 
-    rows = list(random_rows(np.random.default_rng(seed), CATEGORIES_A_TASK, LONGEST))
+    random = np.random.default_rng(seed)
+    rows = [
+        row for make in (random_row, random_parameters) for row in random_rows(random, CATEGORIES_A_KIND, LONGEST, make)
+    ]
+    random.shuffle(rows)
     table = Table(rows)
     sample_rows(table.records)
     return sum(row.logits.size * row.draws for row in rows), table.mismatches()

@@ -148,13 +148,18 @@ def _first_peak(record, peak):
 
 @njit(**COMPILED)
 def hard_draws(record, peak, inv_temperature, log_total, work):
-    """Draws every draw of a row whose temperature is not 0, given how far the peaks of its tiles lie below its own."""
+    """Draws every draw of a row whose temperature is not 0, given how far the peaks of its tiles lie below its own.
+
+    Returns the category of the last.
+    """
     peaks, tops, live = peaks_of(work), tops_of(work), live_of(work)
+    winner = record.categories
     for draw in range(record.draws):
         key = (record.seed, np.uint64(record.row), np.uint64(record.first_draw) + np.uint64(draw))
         score, winner = _draw(record, peaks, peak, inv_temperature, key, live, tops)
         write_winner(record, draw, winner, score)
         write_log_prob(record, draw, winner, log_total)
+    return winner
 
 
 @njit(**SPLICED)

@@ -10,7 +10,8 @@ from numba import njit
 
 from gumball_server.kernels._arithmetic import I32, I64, MINUS_INFINITY, bits_of, exp32, float_of, grid_weight, ordered
 from gumball_server.kernels._memory import COMPILED, INLINED, SPLICED
-from gumball_server.kernels._vectors import TILE, lowest_set_bit, mask_at_least, tile_peak
+from gumball_server.kernels._tiles import tile_of
+from gumball_server.kernels._vectors import TILE, lowest_set_bit, mask_at_least, mask_below, tile_peak
 from gumball_server.kernels._work import BINS, histogram_of, images_of, keys_of
 
 _FEW, _FEW_BINS = 1024, 256  # few candidates need few bins, and these are cleared sooner
@@ -31,7 +32,7 @@ def gather(values, peaks, least, images):
     n = 0
     for t in range(peaks.shape[0]):
         if peaks[t] >= least:
-            tile = values[TILE * t : TILE * t + TILE]
+            tile = tile_of(values, t)
             mask = mask_at_least(tile, least)
             while mask != 0:
                 images[n] = _image(tile[lowest_set_bit(mask)])
@@ -54,7 +55,7 @@ def mass_of(images, weighted):
     return total
 
 
-@njit(**COMPILED)
+@njit(**SPLICED)
 def _bounds(images):
     """The least and the greatest of int32 [n]."""
     low, high = images[0], images[0]
@@ -104,37 +105,47 @@ def nth_equal(values, peaks, x, n):
     return I64(values.shape[0])
 
 
-@njit(**COMPILED)
+@njit(**SPLICED)
 def cut_at(values, peaks, image, kept, ties):
     """The cut that keeps what is above an image and `kept` of the `ties` that have it."""
     x = float_of(ordered(image))
     return x, I64(values.shape[0]) if kept == ties else nth_equal(values, peaks, x, kept)
 
 
-@njit(**COMPILED)
-def rank_cut(values, peaks, rank, work):
-    """The cut after the first `rank` values [padded], with the peaks [tiles] of their tiles."""
-    images, histogram = images_of(work), histogram_of(work)
-    least = MINUS_INFINITY
-    if rank < peaks.shape[0]:  # so many tiles have a value of at least the rank-th of their peaks
-        for t in range(peaks.shape[0]):
-            images[t] = _image(peaks[t])
-        least = float_of(ordered(reach(images[: peaks.shape[0]], rank, False, histogram)[0]))
-    n = gather(values, peaks, least, images)
-    image, kept, ties = reach(images[:n], rank, False, histogram)
+@njit(**SPLICED)
+def rank_floor(peaks, rank, work):
+    """At most the `rank`-th largest value: so many tiles have a value of at least the rank-th of their peaks."""
+    if rank >= peaks.shape[0]:
+        return MINUS_INFINITY
+    images = images_of(work)[: peaks.shape[0]]
+    for t in range(peaks.shape[0]):
+        images[t] = _image(peaks[t])
+    return float_of(ordered(reach(images, rank, False, histogram_of(work))[0]))
+
+
+@njit(**SPLICED)
+def rank_cut(values, peaks, rank, floor, work):
+    """The cut after the first `rank` values [padded] from a floor up, given the peaks [tiles] of tiles."""
+    images = images_of(work)
+    n = gather(values, peaks, floor, images)
+    if n <= rank:
+        return floor, I64(values.shape[0])
+    image, kept, ties = reach(images[:n], rank, False, histogram_of(work))
     return cut_at(values, peaks, image, kept, ties)
 
 
 @njit(**COMPILED)
 def keep(values, peaks, x, last):
     """values [padded] after a cut become -inf, and the peaks [tiles] follow."""
-    for i in range(values.shape[0]):
-        values[i] = values[i] if values[i] >= x else MINUS_INFINITY
-    for i in range(last + 1, values.shape[0]):
-        values[i] = values[i] if values[i] > x else MINUS_INFINITY
     for t in range(peaks.shape[0]):
-        if peaks[t] <= x:
-            peaks[t] = tile_peak(values, TILE * t)
+        if peaks[t] > MINUS_INFINITY:
+            mask_below(values, TILE * t, x)
+            if peaks[t] >= x:
+                for k in range(max(last + 1, TILE * t), TILE * t + TILE):
+                    if values[k] == x:
+                        values[k] = MINUS_INFINITY
+            if peaks[t] <= x:
+                peaks[t] = tile_peak(values, TILE * t)
 
 
 @njit(**SPLICED)
@@ -149,7 +160,7 @@ def category_of(key):
     return I64(key & _LOW)
 
 
-@njit(**COMPILED)
+@njit(**SPLICED)
 def _insert(keys):
     """Sorts a few keys."""
     for i in range(1, keys.shape[0]):
@@ -160,7 +171,7 @@ def _insert(keys):
         keys[j] = key
 
 
-@njit(**COMPILED)
+@njit(**SPLICED)
 def _sort(keys, spare, histogram):
     """Sorts keys that are in order of category, by the bytes of their images, the lowest first."""
     for byte in range(4):
@@ -182,12 +193,12 @@ def _sort(keys, spare, histogram):
 @njit(**COMPILED)
 def first_keys(values, peaks, n, work):
     """The keys [n] of the first n values [padded], in order."""
-    x, last = rank_cut(values, peaks, n, work)
+    x, last = rank_cut(values, peaks, n, rank_floor(peaks, n, work), work)
     keys, spare = keys_of(work)[:n], keys_of(work)[n : 2 * n]
     found = 0
     for t in range(peaks.shape[0]):
         if peaks[t] >= x:
-            tile = values[TILE * t : TILE * t + TILE]
+            tile = tile_of(values, t)
             mask = mask_at_least(tile, x)
             while mask != 0:
                 i = lowest_set_bit(mask)

@@ -18,18 +18,23 @@ from gumball_server.kernels._arithmetic import (
     ordered,
     shifted,
 )
-from gumball_server.kernels._filters import filter_row
+from gumball_server.kernels._filters import filter_row, floor_of
 from gumball_server.kernels._logits import (
     CHUNK,
+    CHUNK_BYTES,
     fill,
     greatest_image,
     is_float32,
+    read_distances,
     read_logits,
     status_of,
+    tile_peaks,
     whole_tile_peaks,
 )
-from gumball_server.kernels._memory import COMPILED, SPLICED, float32_at, uint32_at
+from gumball_server.kernels._memory import COMPILED, SPLICED, float32_at, stack, uint32_at
 from gumball_server.kernels._order import keep, nth_equal
+from gumball_server.kernels._tiles import tile_of
+from gumball_server.kernels._vectors import TILE
 from gumball_server.kernels._work import distances_of, peaks_of
 from gumball_server.kernels.table import RowStatus
 
@@ -45,9 +50,9 @@ def _copy(values, out):
         out[i] = values[i]
 
 
-@njit(**COMPILED)
+@njit(**SPLICED)
 def _load(record, out):
-    """out [padded] = the logits as float32, and -inf behind them."""
+    """out [categories] = the logits as float32."""
     for first in range(0, record.categories, CHUNK):
         n = min(CHUNK, record.categories - first)
         chunk = out[first : first + n]
@@ -55,7 +60,6 @@ def _load(record, out):
             _copy(read_logits(record, first, n, chunk), chunk)
         else:
             read_logits(record, first, n, chunk)
-    fill(out[record.categories :], MINUS_INFINITY)
 
 
 @njit(**COMPILED)
@@ -88,9 +92,10 @@ def _shift(values, peak, inv_temperature):
 
 
 @njit(**SPLICED)
-def _logits(record, values, peaks):
-    """values [padded] and the peaks [tiles]: the logits that are drawn from. Returns the status of the row."""
-    _load(record, values)
+def _load_parameters(record, values, peaks):
+    """values [padded] and the peaks [tiles] of a row of probs, or with a bias: its logits. Returns the status of it."""
+    _load(record, values[: record.categories])
+    fill(values[record.categories :], MINUS_INFINITY)
     if record.are_probs != 0:
         probs = values[: record.categories]
         whole_tile_peaks(values, peaks)
@@ -107,18 +112,52 @@ def _logits(record, values, peaks):
 
 
 @njit(**COMPILED)
-def shape_row(record, work):
-    """Makes the distances [padded] of a row, and the peaks [tiles] of their tiles; returns the status of the row."""
+def _shift_live(record, loaded, values, peaks, floor, peak, inv_temperature):
+    """values [padded] = the distances; -inf in the tiles whose peak lies below the floor, and that peak too."""
+    scratch = float32_at(stack(CHUNK_BYTES), CHUNK)
+    t, tiles = 0, peaks.shape[0]
+    while t < tiles:
+        if peaks[t] < floor:
+            fill(tile_of(values, t), MINUS_INFINITY)
+            peaks[t] = MINUS_INFINITY
+            t += 1
+            continue
+        first, end = TILE * t, t + 1
+        while end < tiles and TILE * (end - t) < CHUNK and peaks[end] >= floor:
+            end += 1
+        n = min(TILE * end, record.categories) - first
+        if loaded:
+            _shift(values[first : first + n], peak, inv_temperature)
+        else:
+            read_distances(record, first, n, peak, inv_temperature, scratch, values[first : first + n])
+        t = end
+    fill(values[record.categories :], MINUS_INFINITY)
+
+
+@njit(**SPLICED)
+def measure_row(record, work):
+    """Makes the peaks [tiles] of a row's distances; returns its status, the peak of its logits and 1 / temperature.
+
+    The logits of a row of probs or with a bias lie where its distances will be.
+    """
     values, peaks = distances_of(work), peaks_of(work)
-    status = _logits(record, values, peaks)
-    if status != 0:
-        return status
+    loaded = (record.are_probs | record.biases) != 0
+    status = _load_parameters(record, values, peaks) if loaded else status_of(tile_peaks(record, peaks, values))
     peak = clean(float_of(ordered(greatest_image(peaks))))
-    point_mass = record.temperature == 0.0
-    inv_temperature = F32(1) if point_mass else inverse(record.temperature)
-    _shift(values, peak, inv_temperature)
+    inv_temperature = F32(1) if record.temperature == 0.0 else inverse(record.temperature)
     _shift(peaks, peak, inv_temperature)
+    return status, peak, inv_temperature
+
+
+@njit(**SPLICED)
+def shape_row(record, peak, inv_temperature, work):
+    """Makes the distances [padded] of a row that is measured, and lets its peaks follow what the filters mask."""
+    values, peaks = distances_of(work), peaks_of(work)
+    point_mass = record.temperature == 0.0
+    floor = F32(0) if point_mass else floor_of(record, peaks, work)
+    loaded = (record.are_probs | record.biases) != 0
+    _shift_live(record, loaded, values, peaks, floor, peak, inv_temperature)
     if point_mass:
         keep(values, peaks, F32(0), nth_equal(values, peaks, F32(0), 1))
-    filter_row(record, values, peaks, work)
-    return status
+    else:
+        filter_row(record, values, peaks, floor, work)

@@ -3,13 +3,15 @@
 from numba import njit
 
 from gumball_server.kernels._arithmetic import F32, I32
+from gumball_server.kernels._certain import asks_for_one_category, surely_kept
 from gumball_server.kernels._distinct import dense_draws, left
 from gumball_server.kernels._distribution import write_distribution
+from gumball_server.kernels._filters import least_kept
 from gumball_server.kernels._hard import hard_draws
 from gumball_server.kernels._logits import SHAPED
 from gumball_server.kernels._memory import INLINED, SPLICED, record_at, stack, uint64_at
-from gumball_server.kernels._shape import shape_row
-from gumball_server.kernels._work import distances_of
+from gumball_server.kernels._shape import measure_row, shape_row
+from gumball_server.kernels._work import distances_of, peaks_of
 from gumball_server.kernels.table import ROW, RowStatus
 
 _TOO_FEW = int(RowStatus.TOO_FEW)
@@ -19,7 +21,7 @@ _ROW_WORDS = _ROW_BYTES // 8
 
 @njit(**INLINED)
 def is_plain(record):
-    """Whether a row has no parameters but temperature and tau, and wants only index, one_hot, soft and score."""
+    """Whether a row has no parameters but temperature and tau, and only such outputs as a plain draw makes."""
     wanted = record.log_soft | record.log_prob | record.probs | record.entropy | record.top_index | record.top_log_prob
     return (
         wanted == 0
@@ -46,9 +48,14 @@ def _shaped(address, work, memory):
 @njit(**SPLICED)
 def shaped_row(record, address, work):
     """Draws every draw of a row, and writes what is wanted of its distribution; returns its status."""
-    status = shape_row(record, work)
+    status, peak, inv_temperature = measure_row(record, work)
     if status != 0:
         return status
+    if asks_for_one_category(record):
+        winner = hard_draws(record, peak, inv_temperature, F32(0), work)
+        if surely_kept(record, peaks_of(work), peak, inv_temperature, winner, least_kept(record)):
+            return status
+    shape_row(record, peak, inv_temperature, work)
     if record.distinct > 1 and left(distances_of(work)) < record.distinct:
         return I32(_TOO_FEW)
     log_total = write_distribution(record, work)

@@ -52,6 +52,10 @@ def _ints(x: int) -> Vector:
     return ir.Constant(_INTS, [x] * _LANES)
 
 
+def _floats(x: float) -> Vector:
+    return ir.Constant(_FLOATS, [x] * _LANES)
+
+
 def _splat(builder: Any, scalar: Vector) -> Vector:
     vector = builder.insert_element(ir.Constant(ir.VectorType(scalar.type, _LANES), ir.Undefined), scalar, _I32(0))
     return builder.shuffle_vector(vector, vector, _ints(0))
@@ -155,10 +159,40 @@ def mask_at_least(typingctx, values, least):
 
 
 @intrinsic
+def mask_below(typingctx, values, first, least):
+    """values[first : first + 64] float32 that are less than `least` become -inf.
+
+    By adding 0 or -inf: of a choice LLVM makes masked stores, which take ten times as long on some machines.
+    """
+
+    def codegen(context, builder, signature, args):
+        values, first, least = args
+        lanes, zero, masked = _splat(builder, least), _floats(0.0), _floats(float("-inf"))
+        for i, vector in enumerate(_load_tile(context, builder, signature.args[0], values, first)):
+            kept = builder.fadd(vector, builder.select(builder.fcmp_ordered(">=", vector, lanes), zero, masked))
+            place = builder.add(first, _I64(_LANES * i))
+            address = element_address(context, builder, signature.args[0], values, place)
+            builder.store(kept, builder.bitcast(address, _FLOATS.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(values, types.intp, types.float32), codegen
+
+
+@intrinsic
 def lowest_set_bit(typingctx, mask):
     """The position of the lowest set bit of a uint64 that has one."""
 
     def codegen(context, builder, signature, args):
         return builder.cttz(args[0], ir.IntType(1)(1))
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic
+def set_bits(typingctx, mask):
+    """How many bits of a uint64 are set."""
+
+    def codegen(context, builder, signature, args):
+        return builder.ctpop(args[0])
 
     return types.int64(types.uint64), codegen

@@ -25,27 +25,49 @@ from gumball_server.kernels.table import ROW
 ROW_BYTES = ROW.itemsize
 
 
-@njit(types.void(types.Array(from_dtype(ROW), 1, "C")), cache=kept(), **COMPILED)
-def _sample_rows(table: Any) -> None:
+_OF_A_TABLE = types.Array(from_dtype(ROW), 1, "C")
+
+
+@njit(types.int64(_OF_A_TABLE), cache=kept(), **COMPILED)
+def _sample_plain_rows(table: Any) -> Any:
+    """Draws the plain rows; returns how many others there are."""
     pack = empty_pack(stack(PACK_BYTES))
     work = work_at(stack(WORK_BYTES))
     block = np.empty(0, np.uint8)  # what the arrays of long rows lie in
+    others = 0
     for i in range(table.shape[0]):
         address = np.uint64(table.ctypes.data) + np.uint64(ROW_BYTES * i)
         record = row_at(address)
-        plain = is_plain(record)
-        if plain and record.categories <= LONGEST and record.temperature != 0.0:
+        if not is_plain(record):
+            others += 1
+            continue
+        if record.categories <= LONGEST and record.temperature != 0.0:
             record.status = add_row(pack, address)
             continue
-        needed = lay_out(work, record, np.uint64(0), not plain)
+        needed = lay_out(work, record, np.uint64(0), False)
         if block.shape[0] < needed:
             block = np.empty(needed, np.uint8)
-        lay_out(work, record, np.uint64(block.ctypes.data), not plain)
-        if not plain:
-            record.status = shaped_row(record, address, work)
-        else:
-            record.status = soft_row(record, work) if record.soft != 0 else hard_row(record, work)
+        lay_out(work, record, np.uint64(block.ctypes.data), False)
+        record.status = soft_row(record, work) if record.soft != 0 else hard_row(record, work)
     draw_pack(pack)
+    return others
+
+
+# Apart from the others because Numba optimises all that a function calls together with it.
+@njit(types.void(_OF_A_TABLE), cache=kept(), **COMPILED)
+def _sample_shaped_rows(table: Any) -> None:
+    """Draws the rows that are not plain."""
+    work = work_at(stack(WORK_BYTES))
+    block = np.empty(0, np.uint8)
+    for i in range(table.shape[0]):
+        address = np.uint64(table.ctypes.data) + np.uint64(ROW_BYTES * i)
+        record = row_at(address)
+        if not is_plain(record):
+            needed = lay_out(work, record, np.uint64(0), True)
+            if block.shape[0] < needed:
+                block = np.empty(needed, np.uint8)
+            lay_out(work, record, np.uint64(block.ctypes.data), True)
+            record.status = shaped_row(record, address, work)
 
 
 def sample_rows(table: npt.NDArray[np.void]) -> None:
@@ -54,4 +76,5 @@ def sample_rows(table: npt.NDArray[np.void]) -> None:
     Releases the GIL, keeps no state and touches only the memory of its own rows, so a table may be cut and its pieces
     drawn on several threads at once.
     """
-    _sample_rows(table)
+    if _sample_plain_rows(table):
+        _sample_shaped_rows(table)
