@@ -8,6 +8,7 @@ import httpx
 import numpy as np
 import pytest
 from gumball import Client, contract
+from gumball.parameter_vectors import PARAMETER_VECTORS, ParameterVector
 from gumball.vectors import VECTORS, Vector
 from gumball_server.domain import Output, Parameters, SampleResult
 from gumball_server.validation import sample_request
@@ -115,3 +116,51 @@ def test_a_float_whose_shortest_decimal_is_ambiguous_survives_json():
     request = sample_request(np.zeros(1, np.float32), Parameters(mode="soft", seed=1))
     answer = json.loads(json_form.encode(SampleResult(request, {Output.SOFT: value}, 0, 0)))
     assert np.float32(answer["soft"][0][0][0]).tobytes() == value.tobytes()
+
+
+def json_answer(server, vector: ParameterVector) -> dict[str, np.ndarray]:
+    """As a JSON caller asks and reads."""
+    numbers = [[None if x == -np.inf else x for x in row] for row in vector.values.tolist()]
+    given = vector.parameters | {name: str(vector.parameters[name]) for name in ("seed",) if name in vector.parameters}
+    body = {vector.source: numbers, "outputs": vector.outputs, **given}
+    answer = json.loads(post(server.http, json.dumps(body).encode(), "application/json").content)
+    return {
+        name: np.array(_nulls(answer[name]), np.float64).astype(np.int32 if "index" in name else np.float32)
+        for name in vector.answer
+    }
+
+
+def _nulls(values):
+    """null is -inf."""
+    return [_nulls(value) if isinstance(value, list) else -np.inf if value is None else value for value in values]
+
+
+def npy_answer(server, vector: ParameterVector) -> dict[str, np.ndarray]:
+    """As a caller with a NumPy file and a query string asks."""
+
+    def text(value) -> str:
+        if isinstance(value, dict):
+            return ",".join(f"{k}:{'null' if x is None else repr(x)}" for k, x in value.items())
+        return ",".join(map(repr, value)) if isinstance(value, list) else repr(value)
+
+    file = io.BytesIO()
+    np.save(file, vector.values)
+    query = {name: text(value) for name, value in vector.parameters.items()}
+    query |= {"source": vector.source, "outputs": ",".join(vector.outputs)}
+    return dict(np.load(io.BytesIO(post(server.http, file.getvalue(), "application/x-npy", **query).content)))
+
+
+def client_answer(address: str, vector: ParameterVector) -> dict[str, np.ndarray]:
+    with Client(address) as client:
+        return client.sample(
+            **{vector.source: vector.values}, mode="hard", outputs=vector.outputs, **vector.parameters
+        ).outputs
+
+
+@pytest.mark.parametrize("vector", PARAMETER_VECTORS, ids=lambda vector: vector.name)
+def test_every_parameter_gives_its_published_bits_through_every_way_in(server, vector: ParameterVector):
+    """JSON, NumPy files, raw bytes, messages and in process."""
+    assert vector.agrees(json_answer(server, vector))
+    assert vector.agrees(npy_answer(server, vector))
+    for address in (server.http, server.grpc, "local:"):
+        assert vector.agrees(client_answer(address, vector)), address

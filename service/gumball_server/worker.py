@@ -114,14 +114,16 @@ def open_worker(cache: Path, threads: int) -> Worker:
 
 def check(worker: AnyWorker) -> None:
     """Draw the published vectors; raises RuntimeError if the worker gives any other bits."""
-    published = [(vector, _request_of(vector)) for vector in VECTORS]
-    published += [(vector, _request_of_parameters(vector)) for vector in PARAMETER_VECTORS]
-    for (vector, _), drawn in zip(published, worker.run([request for _, request in published]), strict=True):
+    vectors: list[Vector | ParameterVector] = [*VECTORS, *PARAMETER_VECTORS]
+    for vector, drawn in zip(vectors, worker.run([_request_of(vector) for vector in vectors]), strict=True):
         if isinstance(drawn, SamplingError) or not _agrees(vector, drawn):
             raise RuntimeError(f"self-check: the kernels do not give the published bits of {vector.name!r}")
 
 
-def _request_of(vector: Vector) -> SampleRequest:
+def _request_of(vector: Vector | ParameterVector) -> SampleRequest:
+    if isinstance(vector, ParameterVector):
+        given = Parameters(outputs=vector.outputs, **vector.parameters)
+        return sample_request(vector.values, given, Source(vector.source))
     return sample_request(
         vector.logits,
         Parameters(
@@ -133,10 +135,6 @@ def _request_of(vector: Vector) -> SampleRequest:
             temperature=vector.temperature,
         ),
     )
-
-
-def _request_of_parameters(vector: ParameterVector) -> SampleRequest:
-    return sample_request(vector.values, Parameters(outputs=vector.outputs, **vector.parameters), Source(vector.source))
 
 
 def _agrees(vector: Vector | ParameterVector, drawn: dict[Output, Array]) -> bool:
