@@ -103,9 +103,9 @@ def open_worker(cache: Path, threads: int) -> Worker:
 
 def check(worker: Worker) -> None:
     """Draw the published vectors; raises RuntimeError if the worker gives any other bits."""
-    published = [(vector, _request_of(vector)) for vector in VECTORS]
-    published += [(vector, _request_of_parameters(vector)) for vector in PARAMETER_VECTORS]
-    for (vector, _), drawn in zip(published, worker.run([request for _, request in published]), strict=True):
+    published: list[Vector | ParameterVector] = [*VECTORS, *PARAMETER_VECTORS]
+    requests = [*map(_request_of, VECTORS), *map(_request_of_parameters, PARAMETER_VECTORS)]
+    for vector, drawn in zip(published, worker.run(requests), strict=True):
         if isinstance(drawn, SamplingError) or not _agrees(vector, drawn):
             raise RuntimeError(f"self-check: the kernels do not give the published bits of {vector.name!r}")
 

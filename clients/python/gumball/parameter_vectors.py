@@ -52,8 +52,8 @@ def _vector(case: dict[str, Any]) -> ParameterVector:
     given.pop("outputs", None)
     source = "logits" if "logits" in given else "probs"
     numbers = given.pop(source)
-    values = _BY_RULE[numbers] if isinstance(numbers, str) else np.array(numbers, np.float64)  # null is NaN
-    values = np.atleast_2d(np.where(np.isnan(values), -np.inf, values)).astype(np.float32)
+    wide = _BY_RULE[numbers] if isinstance(numbers, str) else np.array(numbers, np.float64)  # null is NaN
+    values = np.atleast_2d(np.where(np.isnan(wide), -np.inf, wide)).astype(np.float32)
     for name in ("seed", "seeds"):
         if name in given:
             given[name] = [int(seed) for seed in given[name]] if name == "seeds" else int(given[name])
