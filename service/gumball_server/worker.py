@@ -102,10 +102,12 @@ class Worker:
 
 def open_worker(cache: Path, threads: int) -> Worker:
     """A worker whose kernels are compiled and have given the published vectors. Takes seconds when not cached."""
-    from gumball_server.kernels.cache import use_cache
+    from gumball_server.kernels.cache import compiled_beside, use_cache
 
-    use_cache(cache)
-    from gumball_server.kernels import cpu  # only now: the place of the cache is settled at import
+    use_cache(cache)  # before what is compiled is imported, and Numba asks where to keep it
+    with compiled_beside("gumball_server.kernels._shaped_rows"):
+        from gumball_server.kernels import _plain_rows  # noqa: F401 - compiled on import
+    from gumball_server.kernels import cpu
 
     worker = Worker(cpu.sample_rows, threads)
     check(worker)

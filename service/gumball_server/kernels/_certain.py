@@ -57,7 +57,7 @@ def asks_for_one_category(record):
     )
 
 
-@njit(**SPLICED)
+@njit(**COMPILED)
 def surely_kept(record, peaks, peak, inv_temperature, category, least_kept):
     """Whether a category passes for sure, given the peaks [tiles] of the distances; False may be either."""
     scratch, shift = float32_at(stack(CHUNK_BYTES), CHUNK), float32_at(stack(CHUNK_BYTES), CHUNK)

@@ -68,7 +68,7 @@ def _subtract(values, x):
         values[i] = values[i] - x
 
 
-@njit(**SPLICED)
+@njit(**COMPILED)
 def dense_draws(record, log_total, work):
     """Draws every draw of a shaped row, from all its scores."""
     scores = scores_of(work)

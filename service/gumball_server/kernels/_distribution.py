@@ -92,7 +92,7 @@ def _write_top(record, values, peaks, log_total, work):
             float32_at(record.top_log_prob, record.top)[i] = values[k] - log_total
 
 
-@njit(**SPLICED)
+@njit(**COMPILED)
 def write_distribution(record, work):
     """Writes the outputs that are of the row; returns the logarithm of its sum of weights, 0 where nothing needs it."""
     if (record.log_prob | record.probs | record.entropy | record.top_index | record.top_log_prob) == 0:

@@ -138,7 +138,7 @@ def _keep_top_p(record, values, peaks, work):
     keep(values, peaks, x, last)
 
 
-@njit(**SPLICED)
+@njit(**COMPILED)
 def filter_row(record, values, peaks, floor, work):
     """Masks what the filters do not keep of the distances values [padded]; peaks [tiles] follow."""
     if record.top_k < record.categories:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, from_dtype, njit, types
 from numba.extending import intrinsic
+
+from gumball_server.kernels.table import ROW
 
 # No fastmath: LLVM may neither contract nor reassociate, so the bits are those of the contract.
 COMPILED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
@@ -17,6 +19,9 @@ INLINED: dict[str, Any] = {**COMPILED, "forceinline": True}
 # For a function that is called in one place: it becomes part of its caller before LLVM sees either. Numba optimises all
 # that a function calls anew with each of its callers, so every level of calls that is saved is compile time saved.
 SPLICED: dict[str, Any] = {**COMPILED, "inline": "always"}
+
+ROW_BYTES = ROW.itemsize
+TABLE = types.Array(from_dtype(ROW), 1, "C")  # the type of a table
 
 
 @intrinsic

@@ -134,7 +134,7 @@ def _shift_live(record, loaded, values, peaks, floor, peak, inv_temperature):
     fill(values[record.categories :], MINUS_INFINITY)
 
 
-@njit(**SPLICED)
+@njit(**COMPILED)
 def measure_row(record, work):
     """Makes the peaks [tiles] of a row's distances; returns its status, the peak of its logits and 1 / temperature.
 
@@ -149,7 +149,7 @@ def measure_row(record, work):
     return status, peak, inv_temperature
 
 
-@njit(**SPLICED)
+@njit(**COMPILED)
 def shape_row(record, peak, inv_temperature, work):
     """Makes the distances [padded] of a row that is measured, and lets its peaks follow what the filters mask."""
     values, peaks = distances_of(work), peaks_of(work)

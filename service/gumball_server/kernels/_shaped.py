@@ -9,14 +9,13 @@ from gumball_server.kernels._distribution import write_distribution
 from gumball_server.kernels._filters import least_kept
 from gumball_server.kernels._hard import hard_draws
 from gumball_server.kernels._logits import SHAPED
-from gumball_server.kernels._memory import INLINED, SPLICED, record_at, stack, uint64_at
+from gumball_server.kernels._memory import INLINED, ROW_BYTES, SPLICED, record_at, stack, uint64_at
 from gumball_server.kernels._shape import measure_row, shape_row
 from gumball_server.kernels._work import distances_of, peaks_of
 from gumball_server.kernels.table import ROW, RowStatus
 
 _TOO_FEW = int(RowStatus.TOO_FEW)
-_ROW_BYTES = ROW.itemsize
-_ROW_WORDS = _ROW_BYTES // 8
+_ROW_WORDS = ROW_BYTES // 8
 
 
 @njit(**INLINED)
@@ -59,7 +58,7 @@ def shaped_row(record, address, work):
     if record.distinct > 1 and left(distances_of(work)) < record.distinct:
         return I32(_TOO_FEW)
     log_total = write_distribution(record, work)
-    drawn = _shaped(address, work, stack(_ROW_BYTES))
+    drawn = _shaped(address, work, stack(ROW_BYTES))
     if (record.soft | record.log_soft) != 0 or record.distinct > 1:
         dense_draws(drawn, log_total, work)
     elif (record.index | record.score | record.log_prob | record.one_hot) != 0:

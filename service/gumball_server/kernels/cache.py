@@ -4,7 +4,11 @@ import atexit
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,6 +40,27 @@ def use_cache(directory: Path) -> None:
     folder = directory.expanduser() / _fingerprint()
     folder.mkdir(parents=True, exist_ok=True)
     numba.config.CACHE_DIR = str(folder if os.access(folder, os.W_OK) else _writable_copy(folder))
+
+
+@contextmanager
+def compiled_beside(module: str) -> Iterator[None]:
+    """Compile a module in a process of its own while the block compiles others: one process compiles on one core.
+
+    Does nothing where compiled kernels are kept already. Should the process fail, importing the module compiles it.
+    """
+    folder = Path(numba.config.CACHE_DIR)
+    if any(folder.rglob("*.nbi")):
+        yield
+        return
+    command = (
+        "import importlib, sys; from pathlib import Path; from gumball_server.kernels.cache import use_cache;"
+        "use_cache(Path(sys.argv[1])); importlib.import_module(sys.argv[2])"
+    )
+    process = subprocess.Popen(  # noqa: S603 - ourselves
+        [sys.executable, "-c", command, folder.parent, module], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    yield
+    process.wait()
 
 
 def _writable_copy(folder: Path) -> Path:
