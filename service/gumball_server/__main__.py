@@ -81,7 +81,7 @@ async def serve(settings: Settings) -> None:
 
 async def _load(settings: Settings, stop: asyncio.Queue[signal.Signals]) -> AnyWorker | None:
     """A worker, or None if a signal to stop comes first."""
-    log.info("loading kernels from %s; compiling them, where it has none, takes about 10 s", settings.cache_path)
+    log.info("loading kernels from %s; compiling them, where it has none, takes half a minute", settings.cache_path)
     loading = _in_daemon(lambda: open_device(settings.device, settings.cache_path, settings.cpu_threads))
     stopping = asyncio.ensure_future(stop.get())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)

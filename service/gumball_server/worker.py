@@ -63,8 +63,8 @@ class Worker:
         self._sample_rows = sample_rows
         self._threads = threads
         self._shared_elements = shared_elements
-        # The calling thread takes a share itself.
-        self._pool = ThreadPoolExecutor(threads - 1, "gumball-share") if threads > 1 else None
+        # The calling thread takes a share itself; a pool without work has no threads.
+        self._pool = ThreadPoolExecutor(max(1, threads - 1), "gumball-share")
 
     def run(self, requests: Sequence[SampleRequest]) -> list[Drawn]:
         """Draw every request; a request that cannot be drawn gets its error, alone."""
@@ -82,22 +82,30 @@ class Worker:
     def _draw(self, table: Array) -> Array:
         """Draw a table, on several threads if it is large; returns the status of each row."""
         elements = table["categories"] * table["draws"]
-        if self._pool is None or int(elements.sum()) < self._shared_elements:
+        total = int(elements.sum())
+        if self._threads == 1 or total < self._shared_elements:
             self._sample_rows(table)
             return table["status"].copy()  # the table itself can go
-        pieces, origin = cut_draws(table, int(elements.sum()) // self._threads)
-        first, *others = shares(pieces, self._threads)
-        running = [self._pool.submit(self._sample_rows, share) for share in others]
-        self._sample_rows(first)
-        for share in running:
-            share.result()
+        share = -(-total // self._threads)
+        if elements.max() <= share:
+            self._share(table)
+            return table["status"].copy()
+        pieces, origin = cut_draws(table, share)
+        self._share(pieces)
         status = np.zeros(table.size, np.int32)
         np.maximum.at(status, origin, pieces["status"])
         return status
 
+    def _share(self, table: Array) -> None:
+        """Draw a table on all threads."""
+        first, *others = shares(table, self._threads)
+        running = [self._pool.submit(self._sample_rows, rows) for rows in others]
+        self._sample_rows(first)
+        for rows in running:
+            rows.result()
+
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
+        self._pool.shutdown()
 
 
 def open_worker(cache: Path, threads: int) -> Worker:
