@@ -112,8 +112,8 @@ def open_worker(cache: Path, threads: int) -> Worker:
     """A worker whose kernels are compiled and have given the published vectors. Takes seconds when not cached."""
     from gumball_server.kernels.cache import compiled_beside, use_cache
 
-    use_cache(cache)  # before what is compiled is imported, and Numba asks where to keep it
-    with compiled_beside("gumball_server.kernels._shaped_rows"):
+    with compiled_beside(cache, "gumball_server.kernels._shaped_rows"):
+        use_cache(cache)  # before what is compiled is imported, and Numba asks where to keep it
         from gumball_server.kernels import _plain_rows  # noqa: F401 - compiled on import
     from gumball_server.kernels import cpu
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-import numba
 from gumball import contract
 
 DEFAULT_DIRECTORY = Path("~/.cache/gumball")
@@ -25,7 +24,7 @@ def _fingerprint() -> str:
 
     Numba looks at the modification time of one file, and not at what that file inlines from others.
     """
-    digest = hashlib.sha256(f"{contract.VERSION} numba {numba.__version__} llvmlite {version('llvmlite')}".encode())
+    digest = hashlib.sha256(f"{contract.VERSION} numba {version('numba')} llvmlite {version('llvmlite')}".encode())
     for source in sorted(_HERE.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()[:16]
@@ -37,19 +36,24 @@ def use_cache(directory: Path) -> None:
     Kernels in a directory that cannot be written, as an image brings them, are used as they are. Raises OSError where
     there are none and none can be kept: Numba would silently compile anew at every start.
     """
-    folder = directory.expanduser() / _fingerprint()
+    import numba  # takes most of a second, which `compiled_beside` does not wait for
+
+    folder = _folder(directory)
     folder.mkdir(parents=True, exist_ok=True)
     numba.config.CACHE_DIR = str(folder if os.access(folder, os.W_OK) else _writable_copy(folder))
 
 
+def _folder(directory: Path) -> Path:
+    return directory.expanduser() / _fingerprint()
+
+
 @contextmanager
-def compiled_beside(module: str) -> Iterator[None]:
+def compiled_beside(directory: Path, module: str) -> Iterator[None]:
     """Compile a module in a process of its own while the block compiles others: one process compiles on one core.
 
     Does nothing where compiled kernels are kept already. Should the process fail, importing the module compiles it.
     """
-    folder = Path(numba.config.CACHE_DIR)
-    if any(folder.rglob("*.nbi")):
+    if any(_folder(directory).rglob("*.nbi")):
         yield
         return
     command = (
@@ -57,7 +61,7 @@ def compiled_beside(module: str) -> Iterator[None]:
         "use_cache(Path(sys.argv[1])); importlib.import_module(sys.argv[2])"
     )
     process = subprocess.Popen(  # noqa: S603 - ourselves
-        [sys.executable, "-c", command, folder.parent, module], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", command, directory, module], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     yield
     process.wait()
@@ -74,6 +78,8 @@ def _writable_copy(folder: Path) -> Path:
 
 def kept() -> bool:
     """Whether what is compiled now is kept: where `use_cache` said, else in a default place if it can be written."""
+    import numba
+
     if Path(numba.config.CACHE_DIR).name != _fingerprint():
         try:
             use_cache(Path(numba.config.CACHE_DIR or DEFAULT_DIRECTORY))
