@@ -28,7 +28,6 @@ from gumball_server.kernels._vectors import TILE, lowest_set_bit, mask_at_least,
 from gumball_server.kernels._work import BINS, histogram_of, images_of
 
 _SMALLEST_NORMAL = F32(2.0**-126)
-_ONE_WEIGHT = np.float64(2.0**40)
 _SLACK = F32(1e-2)  # more than all roundings of the floor and of the edges of bins come to
 _LAST_BIN = F32(BINS - 1)
 _SPARSE = 16  # categories of a tile that are better looked at one by one

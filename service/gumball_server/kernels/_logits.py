@@ -43,12 +43,6 @@ def _upcast_bfloat16(half):
 
 
 @njit(**SPLICED)
-def tiles_of(record):
-    """How many tiles a row has; the last may be cut short."""
-    return (record.categories + TILE - 1) // TILE
-
-
-@njit(**SPLICED)
 def logit_at(record, k):
     """Logit k of a row, as float32."""
     if record.logits_type == _FLOAT32:

@@ -46,15 +46,6 @@ def _mass(image, weighted):
     return grid_weight(exp32(float_of(ordered(image)))) if weighted else I64(1)
 
 
-@njit(**COMPILED)
-def mass_of(images, weighted):
-    """The mass of all: how many they are, or the integer sum of their weights."""
-    total = I64(0)
-    for i in range(images.shape[0]):
-        total += _mass(images[i], weighted)
-    return total
-
-
 @njit(**SPLICED)
 def _bounds(images):
     """The least and the greatest of int32 [n]."""
