@@ -9,10 +9,11 @@ waits for company.
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from gumball_server.domain import Reason, SampleRequest, SampleResult, SamplingError
@@ -45,15 +46,39 @@ class Limits:
 Outcome = SampleResult | SamplingError
 
 
-@dataclass(slots=True, eq=False)
-class Pending:
-    """An admitted request on its way to its outcome."""
+class Pending(ABC):
+    """A request on its way to its outcome."""
 
-    request: SampleRequest
-    done: Callable[[Outcome], None]
-    admitted_ns: int = field(default_factory=time.perf_counter_ns)
-    unwanted: Drop | None = None  # why nobody waits for it any more
-    timer: asyncio.TimerHandle | None = None  # of its deadline
+    __slots__ = ("admitted_ns", "elements", "request", "timer", "unwanted")
+
+    def __init__(self) -> None:
+        self.request: SampleRequest  # this and the next from `Batcher.submit` on
+        self.elements: int
+        self.admitted_ns = 0
+        self.unwanted: Drop | None = None  # why nobody waits for it any more
+        self.timer: asyncio.TimerHandle | None = None  # of its deadline
+
+    @abstractmethod
+    def done(self, outcome: Outcome) -> None:
+        """Called once, from the loop, unless the request is withdrawn before."""
+
+
+class _Awaited(Pending):
+    """A request that a coroutine waits for."""
+
+    __slots__ = ("future",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.future: asyncio.Future[SampleResult] = asyncio.get_running_loop().create_future()
+
+    def done(self, outcome: Outcome) -> None:
+        if self.future.done():  # cancelled, and its caller has not run yet
+            return
+        if isinstance(outcome, SamplingError):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
 
 
 class Run(NamedTuple):
@@ -102,36 +127,37 @@ class Batcher:
 
     async def sample(self, request: SampleRequest, deadline: float | None = None) -> SampleResult:
         """The result of a request, or its error raised; see `submit`. Cancelling the caller withdraws the request."""
-        future: asyncio.Future[SampleResult] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: Outcome) -> None:
-            if not future.done():  # it may be cancelled, and its caller not have run yet
-                if isinstance(outcome, SamplingError):
-                    future.set_exception(outcome)
-                else:
-                    future.set_result(outcome)
-
-        pending = self.submit(request, done, deadline)
+        awaited = _Awaited()
+        self.submit(awaited, request, deadline)
         try:
-            return await future
+            return await awaited.future
         except asyncio.CancelledError:
-            self.withdraw(pending)
+            self.withdraw(awaited)
             raise
 
-    def submit(self, request: SampleRequest, done: Callable[[Outcome], None], deadline: float | None = None) -> Pending:
-        """Admit a request. `done` is called once with its outcome, from the loop, unless it is withdrawn before.
+    def submit(self, pending: Pending, request: SampleRequest, deadline: float | None = None) -> None:
+        """Admit a request: `pending.done` is called with its outcome.
 
         Raises SamplingError: UNAVAILABLE before there is a worker, TOO_LARGE or OVERLOADED where the queue cannot take
         it. Its outcome is DEADLINE when that passes first (in the loop's time), INVALID_ARGUMENT for logits that
         cannot be drawn from.
         """
-        self._admit(request)
-        pending = Pending(request, done)
+        elements = request.elements
+        try:
+            self._check_room(request, elements)
+        except SamplingError as error:
+            self._metrics.rejected.add(error.reason.value)
+            raise
+        self._requests += 1
+        self._elements += elements
+        self._idle.clear()
+        pending.request, pending.elements = request, elements
+        pending.admitted_ns = time.perf_counter_ns()
         if deadline is not None:
             pending.timer = asyncio.get_running_loop().call_at(deadline, self._expire, pending)
         (self._small if self.draws_at_once(request) else self._large).append(pending)
-        self._schedule(self._limits.linger_seconds if not self._handed else 0.0)
-        return pending
+        if not self._scheduled:
+            self._schedule(self._limits.linger_seconds if not self._handed else 0.0)
 
     def withdraw(self, pending: Pending, why: Drop = Drop.CANCELLED) -> None:
         """Nobody waits for a request any more: it is not computed, unless it is being, and gets no outcome."""
@@ -146,18 +172,8 @@ class Batcher:
     @staticmethod
     def draws_at_once(request: SampleRequest) -> bool:
         """Whether a request is drawn on the event loop, so that its caller hardly waits."""
-        return _work(request) <= SMALL_WORK
-
-    def _admit(self, request: SampleRequest) -> None:
-        elements = request.elements
-        try:
-            self._check_room(request, elements)
-        except SamplingError as error:
-            self._metrics.rejected.add(error.reason.value)
-            raise
-        self._requests += 1
-        self._elements += elements
-        self._idle.clear()
+        of_category = SOFT_WORK if request.layout.is_dense else 1
+        return request.rows * request.draws * (SAMPLE_WORK + request.categories * of_category) <= SMALL_WORK
 
     def _check_room(self, request: SampleRequest, elements: int) -> None:
         limits = self._limits
@@ -173,8 +189,6 @@ class Batcher:
             raise SamplingError(Reason.OVERLOADED, "the queue is full, try again later")
 
     def _schedule(self, delay: float = 0.0) -> None:
-        if self._scheduled:
-            return
         self._scheduled = True
         loop = asyncio.get_running_loop()
         if delay:
@@ -189,7 +203,7 @@ class Batcher:
             self._hand_over(batch)
         if batch := self._gather(self._small, SMALL_WORK):
             self._finish(batch, self._run(batch))
-        if self._small:
+        if self._small and not self._scheduled:
             self._schedule()
 
     def _gather(self, lane: deque[Pending], max_elements: int) -> list[Pending]:
@@ -199,7 +213,7 @@ class Batcher:
         while lane:
             pending = lane[0]
             if pending.unwanted is None:
-                elements += pending.request.elements
+                elements += pending.elements
                 if batch and elements > max_elements:
                     break
                 batch.append(pending)
@@ -217,7 +231,8 @@ class Batcher:
     def _take_back(self, batch: list[Pending], run: Run) -> None:
         self._handed -= 1
         self._finish(batch, run)
-        self._schedule()
+        if not self._scheduled:
+            self._schedule()
 
     def _run(self, batch: Sequence[Pending]) -> Run:
         """Draw a batch, on whichever thread this is. A defect fails the batch, never the thread."""
@@ -262,8 +277,8 @@ class Batcher:
     def _count(self, batch: Sequence[Pending], run: Run) -> None:
         metrics, requests = self._metrics, [pending.request for pending in batch]
         metrics.batch_requests.labels().observe(len(batch))
-        metrics.batch_rows.labels().observe(sum(request.rows for request in requests))
-        metrics.batch_elements.labels().observe(sum(request.elements for request in requests))
+        metrics.batch_rows.labels().observe(sum([request.rows for request in requests]))
+        metrics.batch_elements.labels().observe(sum([pending.elements for pending in batch]))
         metrics.compute_duration.labels(self._device).observe(run.compute_ns / 1e9)
         observe = metrics.queue_duration.labels().observe
         for pending in batch:
@@ -273,16 +288,11 @@ class Batcher:
             for request, outcome in zip(requests, run.drawn, strict=True)
             if not isinstance(outcome, SamplingError)
         ]
-        metrics.rows.add(count=sum(request.rows for request in drawn))
-        metrics.draws.add(count=sum(request.rows * request.draws for request in drawn))
+        metrics.rows.add(count=sum([request.rows for request in drawn]))
+        metrics.draws.add(count=sum([request.rows * request.draws for request in drawn]))
 
     def _release(self, pending: Pending) -> None:
         self._requests -= 1
-        self._elements -= pending.request.elements
+        self._elements -= pending.elements
         if not self._requests:
             self._idle.set()
-
-
-def _work(request: SampleRequest) -> int:
-    of_category = SOFT_WORK if request.layout.is_dense else 1
-    return request.rows * request.draws * (SAMPLE_WORK + request.categories * of_category)

@@ -8,10 +8,9 @@ import asyncio
 import logging
 import secrets
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from functools import partial
 from typing import Generic, TypeVar
 
 from gumball_server.batcher import Batcher, Outcome, Pending
@@ -47,26 +46,29 @@ class Ask(Generic[T]):
     large_answer: int = LARGE_BYTES
 
 
-class Tally:
+class Count:
     """What is known so far of a request that is being counted."""
-
-    __slots__ = ("mode", "started")
 
     def __init__(self) -> None:
         self.mode: Mode | None = None
         self.started = time.perf_counter()  # set anew when the whole request is there
 
 
-class Call(ABC, Generic[T]):
+class Call(Pending, Generic[T]):
     """A request that needs no coroutine, since it is small enough to be read on the event loop."""
 
-    __slots__ = ("abandoned", "large_answer", "pending", "tally")
+    __slots__ = ("abandoned", "exchange", "large_answer", "mode", "started")
 
-    def __init__(self, large_answer: int) -> None:
+    def __init__(self, exchange: "Exchange", large_answer: int) -> None:
+        super().__init__()
+        self.exchange = exchange
         self.large_answer = large_answer  # bytes; above as many, `encode` gets a thread
-        self.tally = Tally()
-        self.pending: Pending | None = None
+        self.mode: Mode | None = None
+        self.started = time.perf_counter()
         self.abandoned = False
+
+    def done(self, outcome: Outcome) -> None:
+        self.exchange.finish(self, outcome)
 
     @abstractmethod
     def decode(self) -> tuple[SampleRequest, float | None]:
@@ -108,10 +110,10 @@ class Exchange:
 
         Raises SamplingError, and nothing else: a defect is logged with an id and becomes INTERNAL.
         """
-        tally, code = Tally(), "OK"
+        count, code = Count(), "OK"
         self.open()
         try:
-            return await self._answer(tally, receive)
+            return await self._answer(count, receive)
         except SamplingError as error:
             code = error.reason.value
             raise
@@ -122,13 +124,13 @@ class Exchange:
             code = Reason.INTERNAL.value
             raise _internal(defect) from defect
         finally:
-            self._close(tally, code)
+            self._close(count, code)
 
-    async def _answer(self, tally: Tally, receive: Callable[[], Awaitable[Ask[T]]]) -> T:
+    async def _answer(self, count: Count, receive: Callable[[], Awaitable[Ask[T]]]) -> T:
         ask = await receive()
-        tally.started = time.perf_counter()
+        count.started = time.perf_counter()
         request = await _timed(self._decode_duration, ask.body_bytes > ask.large_body, ask.decode)
-        tally.mode = request.mode
+        count.mode = request.mode
         sampling = self._batcher.sample(request, ask.deadline)
         result = await (sampling if self._batcher.draws_at_once(request) else ask.attend(sampling))
         is_large = request.result_bytes > ask.large_answer
@@ -142,23 +144,23 @@ class Exchange:
 
     def begin(self, call: Call[T]) -> None:
         """Decode a call and admit it. Once, now or later, its `reply` or `refuse` is called, unless it is abandoned."""
-        call.tally.started = started = time.perf_counter()
+        call.started = started = time.perf_counter()
         try:
             request, deadline = call.decode()
             self._decode_duration.observe(time.perf_counter() - started)
-            call.tally.mode = request.mode
-            call.pending = self._batcher.submit(request, partial(self._finish, call), deadline)
+            call.mode = request.mode
+            self._batcher.submit(call, request, deadline)
         except Exception as error:
             self._refuse(call, error)
 
     def abandon(self, call: Call[T]) -> None:
         """The caller is gone: withdraw what is not being computed yet, and answer nothing."""
         call.abandoned = True
-        if call.pending is not None:
-            self._batcher.withdraw(call.pending)
-        self._close(call.tally, Reason.CANCELLED.value)
+        self._batcher.withdraw(call)
+        self._close(call, Reason.CANCELLED.value)
 
-    def _finish(self, call: Call[T], outcome: Outcome) -> None:
+    def finish(self, call: Call[T], outcome: Outcome) -> None:
+        """Encode and send what a call came to."""
         if isinstance(outcome, SamplingError):
             self._refuse(call, outcome)
         elif outcome.request.result_bytes > call.large_answer:
@@ -186,21 +188,21 @@ class Exchange:
     def _reply(self, call: Call[T], answer: T, start: float) -> None:
         if not call.abandoned:
             self._encode_duration.observe(time.perf_counter() - start)
-            self._close(call.tally, "OK")
+            self._close(call, "OK")
             call.reply(answer)
 
     def _refuse(self, call: Call[T], error: Exception) -> None:
         if not call.abandoned:
             refusal = error if isinstance(error, SamplingError) else _internal(error)
-            self._close(call.tally, refusal.reason.value)
+            self._close(call, refusal.reason.value)
             call.refuse(refusal)
 
-    def _close(self, tally: Tally, code: str) -> None:
+    def _close(self, count: Count | Call[T], code: str) -> None:
         """Count a request under its outcome."""
-        mode = tally.mode.value if tally.mode else "invalid"
+        mode = count.mode.value if count.mode else "invalid"
         metrics = self._metrics
         metrics.inflight -= 1
-        metrics.request_duration.labels(self._transport, mode).observe(time.perf_counter() - tally.started)
+        metrics.request_duration.labels(self._transport, mode).observe(time.perf_counter() - count.started)
         metrics.requests.add(self._transport, mode, code)
         self._answering -= 1
         if not self._answering:

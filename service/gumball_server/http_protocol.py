@@ -34,8 +34,8 @@ class SampleCall(Call[Reply]):
 
     message_event = _NOBODY
 
-    def __init__(self, protocol: "SampleProtocol", head: Head, keep_alive: bool) -> None:
-        super().__init__(head.answer.large)
+    def __init__(self, exchange: Exchange, protocol: "SampleProtocol", head: Head, keep_alive: bool) -> None:
+        super().__init__(exchange, head.answer.large)
         self._protocol = protocol
         self._head = head
         self._arrived = protocol.loop.time()
@@ -78,7 +78,7 @@ class SampleProtocol(HttpToolsProtocol):
             super().on_headers_complete()
         else:
             self._exchange.open()
-            self.cycle = self._call = SampleCall(self, head, self.parser.should_keep_alive())
+            self.cycle = self._call = SampleCall(self._exchange, self, head, self.parser.should_keep_alive())
 
     def _head_of_call(self) -> Head | None:
         """The head of a request that can take the short cut."""
@@ -131,11 +131,12 @@ class SampleProtocol(HttpToolsProtocol):
         if defaults is not self._defaults:  # uvicorn makes a list of new ones every second, for their date
             self._defaults = defaults
             self._default_lines = b"".join([b"%b: %b\r\n" % header for header in defaults])
-        lines = "".join([f"{name}: {value}\r\n" for name, value in reply.headers.items()]).encode("latin-1")
-        return b"%b%b%bcontent-length: %d\r\n%b\r\n%b" % (
+        lines = [f"{name}: {value}\r\n" for name, value in reply.headers.items()] if reply.headers else ()
+        return b"%b%bcontent-type: %b\r\n%bcontent-length: %d\r\n%b\r\n%b" % (
             STATUS_LINE[reply.status],
             self._default_lines,
-            lines,
+            reply.content_type.encode(),
+            "".join(lines).encode("latin-1"),
             len(reply.body),
             b"" if keep_alive else b"connection: close\r\n",
             reply.body,

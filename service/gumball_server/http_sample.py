@@ -41,13 +41,13 @@ class NotAcceptableError(SamplingError):
         super().__init__(Reason.MEDIA_TYPE, f"must allow one of {JSON}, {RAW}, {NPY}", "Accept")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A whole response."""
 
     status: int
-    headers: dict[str, str]
+    content_type: str
     body: bytes
+    headers: dict[str, str] | None = None  # further ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +120,12 @@ def problem(error: SamplingError) -> Reply:
     }
     if error.field:
         body["field"] = error.field
-    headers = {"content-type": PROBLEM}
+    headers = None
     if error.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE):
-        headers["retry-after"] = str(RETRY_SECONDS)
-    return Reply(status, headers, orjson.dumps(body))
+        headers = {"retry-after": str(RETRY_SECONDS)}
+    elif error.reason is Reason.METHOD:
+        headers = {"allow": "POST"}
+    return Reply(status, PROBLEM, orjson.dumps(body), headers)
 
 
 def _decode_json(body: bytes, query: bytes) -> SampleRequest:
@@ -134,17 +136,17 @@ def _decode_json(body: bytes, query: bytes) -> SampleRequest:
 
 
 def _encode_json(result: SampleResult) -> Reply:
-    return Reply(HTTPStatus.OK, {"content-type": JSON}, json_form.encode(result))
+    return Reply(200, JSON, json_form.encode(result))
 
 
 def _encode_raw(result: SampleResult) -> Reply:
     body, headers = binary_form.encode_raw(result)
-    return Reply(HTTPStatus.OK, {"content-type": RAW, **headers}, body)
+    return Reply(200, RAW, body, headers)
 
 
 def _encode_npy(result: SampleResult) -> Reply:
     body, headers = binary_form.encode_npy(result)
-    return Reply(HTTPStatus.OK, {"content-type": NPY, **headers}, body)
+    return Reply(200, NPY, body, headers)
 
 
 @lru_cache

@@ -44,8 +44,6 @@ class SampleEndpoint:
             return
         except SamplingError as error:
             reply = problem(error)
-            if error.reason is Reason.METHOD:
-                reply.headers["allow"] = "POST"
         await _send(reply, send)
 
     async def _ask(self, scope: Scope, receive: Receive) -> Ask[Reply]:
@@ -141,12 +139,12 @@ async def _http_problem(_: Request, raised: Exception) -> Response:
         raise raised
     reason = REASON.get(HTTPStatus(raised.status_code), Reason.INTERNAL)
     reply = problem(SamplingError(reason, str(raised.detail)))
-    return Response(reply.body, reply.status, {**reply.headers, **(raised.headers or {})})
+    return Response(reply.body, reply.status, raised.headers, reply.content_type)
 
 
 async def _send(reply: Reply, send: Send) -> None:
-    headers = [(name.encode(), value.encode("latin-1")) for name, value in reply.headers.items()]
-    headers.append((b"content-length", str(len(reply.body)).encode()))
+    headers = [(b"content-type", reply.content_type.encode()), (b"content-length", b"%d" % len(reply.body))]
+    headers += [(name.encode(), value.encode("latin-1")) for name, value in (reply.headers or {}).items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
 
