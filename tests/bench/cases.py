@@ -78,6 +78,6 @@ def ask(address: str, path: str, case: Case) -> bytes:
             answer: bytes = channel.unary_unary(path)(case.message, timeout=SECONDS)
             return answer
     headers = {"content-type": CONTENT_TYPE[case.form]}
-    request = urllib.request.Request(f"http://{address}{path}", case.message, headers)  # noqa: S310 - loopback
+    request = urllib.request.Request(f"http://{address}{path}", case.message, headers)
     with urllib.request.urlopen(request, timeout=SECONDS) as response:  # noqa: S310
         return bytes(response.read())

@@ -62,7 +62,7 @@ class Running:
         ports = _free_ports(2)
         self._addresses = [f"127.0.0.1:{port}" for port in ports]
         command = ["taskset", "-c", str(core), *contestant.command(*ports)]
-        self._log = tempfile.TemporaryFile(prefix="gumball-bench-")
+        self._log = tempfile.TemporaryFile(prefix="gumball-bench-")  # noqa: SIM115 - closed on leaving
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, start_new_session=True)
 
     def __enter__(self) -> "Running":
@@ -102,7 +102,7 @@ class Running:
         if not self.contestant.counts:
             return None
         transport = "grpc" if form is Form.GRPC else "http"
-        with urllib.request.urlopen(f"http://{self._addresses[0]}/metrics") as response:  # noqa: S310 - loopback
+        with urllib.request.urlopen(f"http://{self._addresses[0]}/metrics") as response:
             metrics = text_string_to_metric_families(response.read().decode())
         return sum(
             int(sample.value)

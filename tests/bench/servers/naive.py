@@ -1,4 +1,4 @@
-"""What one writes first: a typed FastAPI route and a grpc.aio method, each request a call of PyTorch's gumbel_softmax."""
+"""What one writes first: a typed FastAPI route and a grpc.aio method, which call PyTorch's gumbel_softmax."""
 
 from typing import Any, Literal
 
