@@ -10,7 +10,9 @@ import tempfile
 import time
 import urllib.request
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
+from urllib.error import HTTPError
 
 import grpc
 from cases import Case, Form, ask
@@ -20,6 +22,7 @@ SERVERS = Path(__file__).parent / "servers"
 START_SECONDS = 180
 STOP_SECONDS = 10
 PAUSE_SECONDS = 0.2
+LOG_CHARACTERS = 3000
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Mosec(Contestant):
 CONTESTANTS = (
     Contestant("gumball", ("-m", "gumball_server"), counts=True),
     Contestant("echo", (str(SERVERS / "echo.py"),)),
-    Contestant("naive", (str(SERVERS / "naive.py"),)),
+    Contestant("naive", (str(SERVERS / "naive.py"),), frozenset({Form.JSON, Form.GRPC})),
     Mosec("mosec", (str(SERVERS / "batching.py"),), frozenset({Form.JSON, Form.BINARY})),
 )
 
@@ -85,16 +88,15 @@ class Running:
         return self._addresses[form is Form.GRPC]
 
     def first_answer(self, case: Case) -> bytes:
-        """The answer to one request, as soon as the server gives one."""
+        """The answer to one request, as soon as the server is up."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
                 return ask(self.address(case.form), self.contestant.path(case), case)
             except (OSError, grpc.RpcError) as error:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(
-                        f"{self.contestant.name} does not answer {case}: {error}\n{self._log_text()}"
-                    ) from error
+                if not _is_starting(error) or self._process.poll() is not None or time.monotonic() > deadline:
+                    log = self._log_text()[-LOG_CHARACTERS:]
+                    raise RuntimeError(f"{self.contestant.name} does not answer {case}: {error}\n{log}") from error
             time.sleep(PAUSE_SECONDS)
 
     def answered(self, form: Form) -> int | None:
@@ -121,6 +123,13 @@ class Running:
                 if int(fields[3]) == self._process.pid:  # the session
                     ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _is_starting(error: Exception) -> bool:
+    """Whether a server that is not up yet may answer so."""
+    if isinstance(error, grpc.RpcError):
+        return error.code() is grpc.StatusCode.UNAVAILABLE
+    return not isinstance(error, HTTPError) or error.code == HTTPStatus.SERVICE_UNAVAILABLE
 
 
 def _free_ports(count: int) -> list[int]:
