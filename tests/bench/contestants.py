@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 
 import grpc
-from cases import Case, Form, ask
+from cases import MESSAGE_BYTES, Case, Form, ask
 from prometheus_client.parser import text_string_to_metric_families
 
 SERVERS = Path(__file__).parent / "servers"
@@ -46,7 +46,8 @@ class Mosec(Contestant):
         return f"/{case.mode}" if case.form is Form.BINARY else case.path  # its workers do not see the query string
 
     def command(self, http_port: int, grpc_port: int) -> list[str]:
-        return [sys.executable, *self.program, "--address=127.0.0.1", f"--port={http_port}", "--log-level=warning"]
+        flags = ("--address=127.0.0.1", f"--port={http_port}", f"--max-request-size={MESSAGE_BYTES}")
+        return [sys.executable, *self.program, *flags, "--log-level=warning"]
 
 
 CONTESTANTS = (
@@ -87,12 +88,15 @@ class Running:
     def address(self, form: Form) -> str:
         return self._addresses[form is Form.GRPC]
 
+    def ask(self, case: Case) -> bytes:
+        return ask(self.address(case.form), self.contestant.path(case), case)
+
     def first_answer(self, case: Case) -> bytes:
         """The answer to one request, as soon as the server is up."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                return ask(self.address(case.form), self.contestant.path(case), case)
+                return self.ask(case)
             except (OSError, grpc.RpcError) as error:
                 if not _is_starting(error) or self._process.poll() is not None or time.monotonic() > deadline:
                     log = self._log_text()[-LOG_CHARACTERS:]

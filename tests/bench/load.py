@@ -35,10 +35,10 @@ class Outcome:
     latencies_us: np.ndarray  # [requests]
 
 
-def send(target: Target, requests: int, connections: int, core: int, *flags: str) -> Outcome:
+def send(target: Target, requests: int, connections: int, *flags: str) -> Outcome:
     """Send that many requests, each connection the next when it has its answer. Raises LoadError unless all succeed."""
     with tempfile.NamedTemporaryFile(prefix="gumball-bench-") as log:
-        command = ["taskset", "-c", str(core), "h2load", f"-n{requests}", f"-c{connections}", "-m1"]
+        command = ["h2load", f"-n{requests}", f"-c{connections}", "-m1"]
         command += [f"--log-file={log.name}", f"--data={target.body}", *(f"-H{header}" for header in target.headers)]
         command += [*([] if target.http2 else ["--h1"]), *flags, target.url]
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)

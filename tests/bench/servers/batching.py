@@ -13,17 +13,19 @@ MAX_WAIT_MS = 1  # the least that it takes
 
 
 class TorchWorker(Worker):
-    """One category count a batch, as the benchmark sends it: rows are stacked, never padded."""
+    """With one thread, as it is given one core."""
 
     def __init__(self) -> None:
         super().__init__()
-        torch.set_num_threads(1)  # it is given one core
+        torch.set_num_threads(1)
 
 
-def draw(logits: list[np.ndarray], hard: bool) -> np.ndarray:
-    """One call for the batch: [requests] int32, or [requests, categories] float32."""
+def draw(logits: list[np.ndarray], hard: bool) -> list[np.ndarray]:
+    """One call for a batch of one shape, int32 or float32 each; a batch of several is not padded but drawn singly."""
+    if len({each.shape for each in logits}) > 1:
+        return [sample for each in logits for sample in draw([each], hard)]
     samples = gumbel_softmax(torch.from_numpy(np.stack(logits)), hard=hard)
-    return samples.argmax(-1).numpy().astype(np.int32) if hard else samples.numpy()
+    return list(samples.argmax(-1).numpy().astype(np.int32) if hard else samples.numpy())
 
 
 class JsonWorker(TorchWorker):
@@ -55,7 +57,7 @@ class RawWorker(TorchWorker):
         return data.tobytes()
 
     def forward(self, data: list[np.ndarray]) -> list[np.ndarray]:
-        return list(draw(data, self.mode == "hard"))
+        return draw(data, self.mode == "hard")
 
 
 class RawHardWorker(RawWorker):
