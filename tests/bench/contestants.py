@@ -32,7 +32,7 @@ class Contestant:
     name: str
     program: tuple[str, ...]
     forms: frozenset[Form] = frozenset(Form)
-    counts: bool = False
+    counts: bool = False  # in /metrics, how many it has answered
 
     def path(self, case: Case) -> str:
         return case.path

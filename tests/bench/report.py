@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from cases import Case, Mode
 from figures import Figures
-from mixed import Latencies
+from mixed import SMALL, Latencies
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- make bench: begin -->", "<!-- make bench: end -->"
@@ -29,7 +29,7 @@ def machine() -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     cores = len(re.findall(r"^processor", cpu, re.MULTILINE))
     return (
-        f"Measured on {cores} cores of {model[1] if model else platform.machine()} ({features}), "
+        f"Measured on {cores} cores of {model[1] if model else platform.machine()} ({features}),\n"
         f"Python {platform.python_version()}, {packages}."
     )
 
@@ -72,7 +72,7 @@ def _mixed(mixed: dict[str, Latencies]) -> str:
     title = "p99 of small requests alone / between bodies of 10 MB (worst), ms"
     return _table(
         title,
-        {"json 10 hard": mixed},
+        {str(SMALL): mixed},
         lambda each: f"{each.alone_p99_us / 1000:.1f} / {each.p99_us / 1000:.1f} ({each.worst_us / 1000:.0f})",
     )
 
