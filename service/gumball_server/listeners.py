@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import uvicorn
@@ -35,7 +36,9 @@ LAST_BYTES_SECONDS = 1.0
 class HttpServer(uvicorn.Server):
     """Uvicorn on given sockets, with the signals left to the process."""
 
-    def __init__(self, app: ASGIApp, sockets: list[socket.socket], protocol: Callable[..., HttpToolsProtocol]) -> None:
+    def __init__(
+        self, app: ASGIApp, sockets: list[socket.socket], protocol: Callable[..., Any] = HttpToolsProtocol
+    ) -> None:
         config = uvicorn.Config(
             app,
             http=protocol,  # type: ignore[arg-type]
@@ -103,7 +106,7 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
     if settings.admin_port >= 0:
         admin = _tcp(settings.host, settings.admin_port)
         addresses["admin"] = f"http://{host}:{admin.getsockname()[1]}"
-        servers.append(HttpServer(create_admin_app(metrics, lifecycle, told), [admin], HttpToolsProtocol))
+        servers.append(HttpServer(create_admin_app(metrics, lifecycle, told), [admin]))
     grpc_exchange = Exchange("grpc", batcher, metrics)
     grpc_server = create_server(grpc_exchange, lifecycle, told)
     try:
