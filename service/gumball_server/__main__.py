@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import uvloop
@@ -17,14 +19,18 @@ from prometheus_client import disable_created_metrics
 
 from gumball_server.batcher import Batcher, Limits
 from gumball_server.devices import DeviceError, open_device
+from gumball_server.frontends import Supervisor
 from gumball_server.info import VERSION, DeviceInfo
 from gumball_server.lifecycle import Lifecycle, State
-from gumball_server.listeners import listen
+from gumball_server.listeners import listen, reserve_ports
 from gumball_server.metrics import Metrics
+from gumball_server.series import Memory
 from gumball_server.settings import Settings, SettingsError, read_settings, unknown_variables
 from gumball_server.worker import AnyWorker
 
 log = logging.getLogger("gumball")
+
+_LOADING = "loading kernels from %s; compiling them, where it has none, takes half a minute"
 
 T = TypeVar("T")
 
@@ -46,17 +52,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.warning("%s is no setting of this version, and is ignored", name)
     disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
-        uvloop.run(serve(settings))
+        if settings.frontend_count > 1:
+            return _supervise(settings)
+        log.info(_LOADING, settings.cache_path)
+        uvloop.run(serve(settings, Metrics(VERSION), partial(_log_ready, time.perf_counter())))
     except StartError as error:
         log.error("%s", error)  # noqa: TRY400 - says all; a traceback would hide it
         return 1
     return 0
 
 
-async def serve(settings: Settings) -> None:
-    """Listen, load the kernels, serve, drain."""
-    started = time.perf_counter()
-    metrics, lifecycle = Metrics(VERSION), Lifecycle()
+def _log_ready(started: float, addresses: str) -> None:
+    log.info("ready %s after %.1f s", addresses, time.perf_counter() - started)
+
+
+def _supervise(settings: Settings) -> int:
+    """Serve with several front ends, all on the CPU."""
+    settings = replace(settings, device="cpu")
+    memory = Memory(settings.frontend_count)
+    metrics = [Metrics(VERSION, memory, number) for number in range(settings.frontend_count)]
+    try:
+        ports, reserved = reserve_ports(settings)
+    except OSError as error:
+        raise StartError(f"cannot listen: {error}") from error
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: sys.exit(0))  # while it loads there is nothing to drain
+    log.info(_LOADING, settings.cache_path)
+    _opened(settings).close()
+    _settle_memory()
+
+    def serve_one(number: int, ready: Callable[[str], None]) -> int:
+        mine = ports if number == 0 else replace(ports, http_uds="", grpc_uds="")
+        try:
+            uvloop.run(serve(mine, metrics[number], ready))
+        except StartError as error:
+            log.error("front end %d: %s", number, error)  # noqa: TRY400
+            return 1
+        return 0
+
+    with reserved:
+        return Supervisor(settings.frontend_count, serve_one, lambda number: metrics[number].forget_process()).run()
+
+
+async def serve(settings: Settings, metrics: Metrics, ready: Callable[[str], None]) -> None:
+    """Listen, load the kernels, tell that all is ready and where, serve, drain."""
+    lifecycle = Lifecycle()
     batcher = Batcher(_limits(settings), metrics)
     with _stop_signals() as stop:
         try:
@@ -66,11 +106,9 @@ async def serve(settings: Settings) -> None:
         if worker := await _load(settings, stop):
             batcher.open(worker)
             listeners.info.devices.append(DeviceInfo(worker.device, settings.cpu_threads))
-            gc.collect()
-            gc.freeze()  # what was loaded stays: no collection needs to walk it
-            gc.set_threshold(20_000, 20, 20)
+            _settle_memory()
             lifecycle.enter(State.READY)
-            log.info("ready %s after %.1f s", listeners, time.perf_counter() - started)
+            ready(str(listeners))
             received = await stop.get()
             lifecycle.enter(State.DRAINING)
             if received == signal.SIGTERM:  # a person at a terminal does not wait; a load balancer has to notice
@@ -83,15 +121,25 @@ async def serve(settings: Settings) -> None:
     log.info("stopped")
 
 
+def _settle_memory() -> None:
+    """What was loaded stays: no collection of garbage needs to walk it, and processes can go on sharing it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 async def _load(settings: Settings, stop: asyncio.Queue[signal.Signals]) -> AnyWorker | None:
     """A worker, or None if a signal to stop comes first."""
-    log.info("loading kernels from %s; compiling them, where it has none, takes half a minute", settings.cache_path)
-    loading = _in_daemon(lambda: open_device(settings.device, settings.cache_path, settings.cpu_threads))
+    loading = _in_daemon(lambda: _opened(settings))
     stopping = asyncio.ensure_future(stop.get())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
+    return loading.result() if loading.done() else None
+
+
+def _opened(settings: Settings) -> AnyWorker:
     try:
-        return loading.result() if loading.done() else None
+        return open_device(settings.device, settings.cache_path, settings.cpu_threads)
     except DeviceError as error:
         raise StartError(str(error)) from error
     except OSError as error:

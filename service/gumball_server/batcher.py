@@ -104,7 +104,6 @@ class Batcher:
         self._scheduled = False
         self._requests = 0  # admitted and not finished
         self._elements = 0
-        metrics.queue_elements.set_function(lambda: self._elements)
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -112,7 +111,7 @@ class Batcher:
         """Begin to admit requests, for this worker."""
         self._worker = worker
         self._device = worker.device
-        self._metrics.worker_up.labels(worker.device).set(1)
+        self._metrics.worker_up.set(worker.device, to=1)
 
     async def drained(self) -> None:
         """Return once nothing that was admitted is unfinished."""
@@ -122,7 +121,7 @@ class Batcher:
         """Stop the thread. What is still admitted stays unanswered: drain first."""
         self._thread.shutdown(cancel_futures=True)
         if self._worker is not None:
-            self._metrics.worker_up.labels(self._worker.device).set(0)
+            self._metrics.worker_up.set(self._worker.device, to=0)
             self._worker.close()
 
     async def sample(self, request: SampleRequest, deadline: float | None = None) -> SampleResult:
@@ -150,6 +149,7 @@ class Batcher:
             raise
         self._requests += 1
         self._elements += elements
+        self._metrics.queue_elements.add(count=elements)
         self._idle.clear()
         pending.request, pending.elements = request, elements
         pending.admitted_ns = time.perf_counter_ns()
@@ -294,5 +294,6 @@ class Batcher:
     def _release(self, pending: Pending) -> None:
         self._requests -= 1
         self._elements -= pending.elements
+        self._metrics.queue_elements.add(count=-pending.elements)
         if not self._requests:
             self._idle.set()

@@ -139,7 +139,7 @@ class Exchange:
     def open(self) -> None:
         """A call begins to arrive; `begin` or `abandon` follows."""
         self._answering += 1
-        self._metrics.inflight += 1
+        self._metrics.inflight.add()
         self._idle.clear()
 
     def begin(self, call: Call[T]) -> None:
@@ -201,7 +201,7 @@ class Exchange:
         """Count a request under its outcome."""
         mode = count.mode.value if count.mode else "invalid"
         metrics = self._metrics
-        metrics.inflight -= 1
+        metrics.inflight.add(count=-1)
         metrics.request_duration.labels(self._transport, mode).observe(time.perf_counter() - count.started)
         metrics.requests.add(self._transport, mode, code)
         self._answering -= 1

@@ -71,13 +71,15 @@ class SamplingService:
         )
 
 
-def create_server(exchange: Exchange, lifecycle: Lifecycle, info: Info) -> grpc.aio.Server:
+def create_server(
+    exchange: Exchange, lifecycle: Lifecycle, info: Info, *, shares_port: bool = False
+) -> grpc.aio.Server:
     """A server that has no address and is not started yet."""
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", info.limits.max_request_bytes),
             ("grpc.max_send_message_length", -1),  # admission bounds answers
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(shares_port)),
         ]
     )
     service = SamplingService(exchange, info)

@@ -5,7 +5,7 @@ import contextlib
 import socket
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
     """Listen wherever the settings say. Raises OSError for an address that cannot be had."""
     told = info(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    sockets = [_tcp(settings.host, settings.http_port)]
+    sockets = [_tcp(settings, settings.http_port)]
     addresses = {"http": f"http://{host}:{sockets[0].getsockname()[1]}"}
     if settings.http_uds:
         sockets.append(_unix(settings.http_uds))
@@ -104,11 +104,11 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
     app = create_app(exchange, heads, metrics, lifecycle, told, settings.origins)
     servers = [HttpServer(app, sockets, partial(SampleProtocol, exchange, heads, bool(settings.origins)))]
     if settings.admin_port >= 0:
-        admin = _tcp(settings.host, settings.admin_port)
+        admin = _tcp(settings, settings.admin_port)
         addresses["admin"] = f"http://{host}:{admin.getsockname()[1]}"
         servers.append(HttpServer(create_admin_app(metrics, lifecycle, told), [admin]))
     grpc_exchange = Exchange("grpc", batcher, metrics)
-    grpc_server = create_server(grpc_exchange, lifecycle, told)
+    grpc_server = create_server(grpc_exchange, lifecycle, told, shares_port=settings.frontend_count > 1)
     try:
         addresses["grpc"] = f"{host}:{grpc_server.add_insecure_port(f'{host}:{settings.grpc_port}')}"
         if settings.grpc_uds:
@@ -120,9 +120,31 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
     return Listeners(servers, grpc_server, grpc_exchange, addresses, told)
 
 
-def _tcp(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+def _tcp(settings: Settings, port: int) -> socket.socket:
+    address, family = (settings.host, port), _family(settings.host)
+    return socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=settings.frontend_count > 1)
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def reserve_ports(settings: Settings) -> tuple[Settings, contextlib.ExitStack]:
+    """The settings with the ports that several front ends are to share, and what keeps these from others.
+
+    Raises OSError for a port that is taken.
+    """
+    ports: dict[str, Any] = {}
+    with contextlib.ExitStack() as reserved:
+        for name in ("http_port", "grpc_port", "admin_port"):
+            if (port := getattr(settings, name)) >= 0:
+                # Another's SO_REUSEPORT would let us in beside it; this does not.
+                with socket.create_server((settings.host, port), family=_family(settings.host)) as probe:
+                    ports[name] = probe.getsockname()[1]
+                keeper = reserved.enter_context(socket.socket(_family(settings.host)))
+                keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                keeper.bind((settings.host, ports[name]))
+        return replace(settings, **ports), reserved.pop_all()
 
 
 def _unix(path: str) -> socket.socket:

@@ -34,7 +34,8 @@ class Settings:
     http_uds: str = _setting("", "also serve HTTP on this Unix socket")
     grpc_uds: str = _setting("", "also serve gRPC on this Unix socket")
     device: str = _setting("auto", "where to sample: auto, cpu, cuda or cuda:N")
-    threads: int = _setting(0, "CPU threads that share a large batch; 0 for one a core", 0, 1024)
+    frontends: int = _setting(1, "processes that share the ports, on a CPU; 0 for one a core", 0, 256)
+    threads: int = _setting(0, "CPU threads of each that share a large batch; 0 for one a core of its share", 0, 1024)
     max_request_bytes: int = _setting(64 * MEBIBYTE, "largest request body", 1, 1 << 31)
     max_response_bytes: int = _setting(64 * MEBIBYTE, "largest answer a request may ask for", 1, 1 << 31)
     max_queue_elements: int = _setting(1 << 28, "rows x draws x categories admitted at once", 1, 1 << 40)
@@ -54,6 +55,8 @@ class Settings:
                 raise SettingsError(f"{each.name}: must be from {low} to {high}, is {value}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise SettingsError(f"device: must be auto, cpu, cuda or cuda:N, is {self.device!r}")
+        if self.frontend_count > 1 and self.device not in ("auto", "cpu"):
+            raise SettingsError(f"frontends: must be 1 with device {self.device}: only a CPU is shared by several")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise SettingsError(f"log_level: must be debug, info, warning or error, is {self.log_level!r}")
 
@@ -62,14 +65,21 @@ class Settings:
         return Path(self.cache_dir).expanduser()
 
     @property
+    def frontend_count(self) -> int:
+        return self.frontends or _cores()
+
+    @property
     def cpu_threads(self) -> int:
-        if self.threads:
-            return self.threads
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.threads or max(1, _cores() // self.frontend_count)
 
     @property
     def origins(self) -> list[str]:
         return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def flag(name: str) -> str:

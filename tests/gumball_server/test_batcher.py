@@ -19,7 +19,7 @@ ROOM = Limits(
 class ScriptedWorker:
     """Keeps the batches it gets; each of more than one thread's work waits until it is let go."""
 
-    device = "scripted"
+    device = "cpu"
 
     def __init__(self, fails: bool = False) -> None:
         self.batches: list[list[SampleRequest]] = []

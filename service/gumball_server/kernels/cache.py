@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def compiled_beside(directory: Path, module: str) -> Iterator[None]:
     process.wait()
 
 
+@cache  # also for a process that is forked from this one
 def _writable_copy(folder: Path) -> Path:
     """A copy for this process: Numba ignores a cache that it cannot write."""
     if not any(folder.iterdir()):
