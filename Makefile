@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: serve test check format generate bench compare prove gpu clean
+.PHONY: serve test check format generate manifests bench compare prove gpu clean
 
 serve: $(VENV)/.server  ## run the service here; ARGS="--http-port 9000" for flags
 	$(BIN)/gumball serve $(ARGS)
 
-test: $(VENV)/.test  ## run the tests
+test: $(VENV)/.test $(BIN)/helm  ## run the tests
 	$(BIN)/pytest $(TESTS) $(ARGS)
 
 check: $(VENV)/.test  ## formatting, lint, types, import rules, message definitions, generated code
@@ -31,6 +31,9 @@ generate: $(VENV)/.test  ## Python stubs from the message definitions
 	mkdir -p $(STUBS)
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(STUBS) --pyi_out=$(STUBS) --grpc_python_out=$(STUBS) gumball/v1/sampling.proto
 
+manifests: $(VENV)/.test $(BIN)/helm  ## the chart's schema of settings, and deploy/gumball.yaml from the chart
+	$(BIN)/python deploy/generate.py
+
 bench: $(VENV)/.test  ## speed of the kernels against torch, as ratios in one run
 	$(BIN)/python tests/bench/kernels.py $(ARGS)
 
@@ -46,6 +49,10 @@ prove: $(VENV)/.test  ## every proof in full: the noise, the distribution, indep
 
 clean:
 	rm -rf $(VENV)
+
+# Where there is none, only the tests of the chart fail.
+$(BIN)/helm: deploy/get_helm.py | $(VENV)/.python
+	-$(BIN)/python deploy/get_helm.py $@
 
 # A stamp is newer than pyproject.toml once its extra is installed.
 $(VENV)/.python:

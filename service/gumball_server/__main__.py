@@ -56,6 +56,8 @@ async def serve(settings: Settings) -> None:
     """Listen, load the kernels, serve, drain."""
     started = time.perf_counter()
     metrics, lifecycle = Metrics(VERSION), Lifecycle()
+    metrics.queue_limit_elements.set(settings.max_queue_elements)
+    metrics.queue_limit_requests.set(settings.max_queue_requests)
     batcher = Batcher(_limits(settings), metrics)
     with _stop_signals() as stop:
         try:

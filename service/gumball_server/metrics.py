@@ -90,6 +90,8 @@ class Metrics:
         for drop in Drop:
             self.dropped.labels(drop.value)
         self.queue_elements = self._gauge("queue_elements", "Rows x draws x categories admitted and not yet finished")
+        self.queue_limit_elements = self._gauge("queue_limit_elements", "Of gumball_queue_elements: more is refused")
+        self.queue_limit_requests = self._gauge("queue_limit_requests", "Requests admitted at once: more are refused")
         # Of the process.
         self.worker_up = self._gauge("worker_up", "1 while the worker can compute", ("device",))
         build_info = self._gauge("build_info", "Always 1; the labels tell the versions", ("version", "contract"))
