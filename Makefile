@@ -31,7 +31,7 @@ generate: $(VENV)/.test  ## Python stubs from the message definitions
 	mkdir -p $(STUBS)
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(STUBS) --pyi_out=$(STUBS) --grpc_python_out=$(STUBS) gumball/v1/sampling.proto
 
-manifests: $(VENV)/.test $(BIN)/helm  ## the chart's schema of settings, and deploy/gumball.yaml from the chart
+manifests: $(VENV)/.test $(BIN)/helm  ## the chart's schema of settings, deploy/gumball.yaml and the dashboard
 	$(BIN)/python deploy/generate.py
 
 bench: $(VENV)/.test  ## speed of the kernels against torch, as ratios in one run

