@@ -5,12 +5,15 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dashboard  # deploy/dashboard.py
 import grpc
 import httpx
 import pytest
 from conftest import Server
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from live_prometheus import Prometheus, until
 from load import load, mixed, over_http
 
@@ -31,6 +34,24 @@ def filled(expr: str) -> str:
 def test_the_json_is_what_the_panels_say():
     """`make manifests` makes it so."""
     assert dashboard.dashboard() == DASHBOARD
+
+
+def test_grafana_knows_every_field():
+    """Its own model of a dashboard reads the JSON and writes it again: what it does not know would be gone."""
+    written = json.loads(JSONEncoder().encode(Dashboard.from_json(DASHBOARD)))
+
+    def assert_within(part: Any, whole: Any) -> None:
+        if isinstance(part, dict):
+            assert part.keys() <= whole.keys()
+            for name, value in part.items():
+                assert_within(value, whole[name])
+        elif isinstance(part, list):
+            for one, other in zip(part, whole, strict=True):
+                assert_within(one, other)
+        else:
+            assert part == whole
+
+    assert_within(DASHBOARD, written)
 
 
 def test_panels_have_their_own_number_and_place():
