@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: serve test check format generate manifests picture bench compare prove gpu clean
+.PHONY: serve test check format generate manifests picture sizing bench compare prove gpu clean
 
 serve: $(VENV)/.server  ## run the service here; ARGS="--http-port 9000" for flags
 	$(BIN)/gumball serve $(ARGS)
@@ -37,6 +37,9 @@ manifests: $(VENV)/.test $(BIN)/helm  ## the chart's schema of settings, deploy/
 picture: $(VENV)/.test  ## the dashboard drawn from a live Prometheus, deploy/grafana/dashboard.png
 	$(BIN)/python -m pip install --quiet matplotlib
 	MPLBACKEND=Agg PYTHONPATH=tests:tests/deploy:deploy $(BIN)/python tests/deploy/draw_dashboard.py deploy/grafana/dashboard.png
+
+sizing: $(VENV)/.test  ## the figures of the operator's guide: processor time of a request, memory of a queue
+	PYTHONPATH=tests:tests/deploy $(BIN)/python tests/deploy/sizing.py
 
 bench: $(VENV)/.test  ## speed of the kernels against torch, as ratios in one run
 	$(BIN)/python tests/bench/kernels.py $(ARGS)

@@ -26,13 +26,12 @@ def logits(shape: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(shape).normal(size=shape).astype(np.float32)
 
 
-def over_http(client: httpx.Client, mode: str, shape: tuple[int, int], draws: int = 1) -> Caller:
-    query = f"/sample?shape={shape[0]},{shape[1]}&dtype=float32&mode={mode}&draws={draws}"
-    body, headers = logits(shape).tobytes(), {"content-type": "application/octet-stream"}
+def post(client: httpx.Client, query: str, body: bytes, kind: str = "application/octet-stream") -> Caller:
+    """The same request over HTTP, on connections that are kept."""
 
     def call() -> str:
         try:
-            answer = client.post(query, content=body, headers=headers, timeout=TIMEOUT)
+            answer = client.post(f"/sample?{query}", content=body, headers={"content-type": kind}, timeout=TIMEOUT)
         except httpx.HTTPError as error:
             return repr(error)
         return "OK" if answer.is_success else f"{answer.status_code} {answer.text}"
@@ -40,10 +39,15 @@ def over_http(client: httpx.Client, mode: str, shape: tuple[int, int], draws: in
     return call
 
 
-def over_grpc(channel: grpc.Channel, mode: str, shape: tuple[int, int], draws: int = 1) -> Caller:
+def over_http(client: httpx.Client, mode: str, shape: tuple[int, int], dtype: str = "float32") -> Caller:
+    query = f"shape={shape[0]},{shape[1]}&dtype={dtype}&mode={mode}"
+    return post(client, query, logits(shape).astype(dtype).tobytes())
+
+
+def over_grpc(channel: grpc.Channel, mode: str, shape: tuple[int, int]) -> Caller:
     sample = sampling_pb2_grpc.SamplingServiceStub(channel).Sample
     tensor = pb.Tensor(dtype="DATA_TYPE_FLOAT32", shape=shape, data=logits(shape).tobytes())
-    request = pb.SampleRequest(logits=tensor, mode=f"MODE_{mode.upper()}", draws=draws)
+    request = pb.SampleRequest(logits=tensor, mode=f"MODE_{mode.upper()}")
 
     def call() -> str:
         error = sample.future(request, timeout=TIMEOUT).exception()
