@@ -86,10 +86,9 @@ def test_the_chart_is_of_the_version_of_the_project():
 @pytest.mark.parametrize("bound", ["low", "high"])
 def test_every_setting_reaches_the_server(bound):
     """What the values say is what the server reads, at either end of every range."""
-    said = {each.name: each.metadata[bound] for each in BOUNDED}
+    said = {each.name: each.metadata[bound] if each in BOUNDED else "a text: with 'signs'" for each in fields(Settings)}
     said |= {name: {"low": 1, "high": 65535}[bound] for name in ("http_port", "grpc_port", "admin_port")}
-    said |= {"host": "::", "http_uds": "/tmp/a b", "cors_origins": "*", "log_level": "error", "device": "cuda:1"}  # noqa: S108
-    said |= {"grpc_uds": "", "cache_dir": "/var/cache"}
+    said |= {"device": "cuda:1", "log_level": "error"}
     variables = environment(render(values={"settings": said}))
     assert asdict(read_settings([], variables)) == said
     assert not unknown_variables(variables)
