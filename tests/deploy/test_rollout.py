@@ -1,6 +1,5 @@
 """Replicas are replaced one after another under traffic, and no caller notices."""
 
-import json
 import platform
 import signal
 import subprocess
@@ -24,25 +23,7 @@ REQUESTS = 200.0  # a second
 # As in a cluster, readiness says no for longer than whoever balances takes to notice.
 FLAGS = ("--grace-seconds", "1.5", "--drain-seconds", "20", "--threads", "1")
 CHECK = "0.25s"
-EXAMPLE = Path(__file__).parent.parent.parent / "deploy/examples/envoy.yaml"
-
-# What a gRPC client needs to balance over replicas: the guide has it too.
-SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "healthCheckConfig": {"serviceName": "gumball.v1.SamplingService"},
-    "methodConfig": [
-        {
-            "name": [{"service": "gumball.v1.SamplingService"}],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.05s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-}
+EXAMPLES = Path(__file__).parent.parent.parent / "deploy/examples"
 
 
 class Replica:
@@ -86,9 +67,10 @@ def replace_all(replicas: list[Replica], outcomes: Counter[str]) -> None:
 
 
 def test_client_side_balancing(replicas):
-    """gRPC's own: round robin over the replicas that say they are ready, and one more try elsewhere."""
+    """gRPC's own, by the service config of the examples: round robin over the replicas that say they are ready."""
     target = "ipv4:" + ",".join(f"127.0.0.1:{replica.ports['grpc']}" for replica in replicas)
-    with grpc.insecure_channel(target, [("grpc.service_config", json.dumps(SERVICE_CONFIG))]) as channel:
+    config = (EXAMPLES / "grpc-service-config.json").read_text()
+    with grpc.insecure_channel(target, [("grpc.service_config", config)]) as channel:
         callers = [over_grpc(channel, mode, shape) for mode in MODES for shape in SHAPES]
         with load(callers, REQUESTS) as outcomes:
             replace_all(replicas, outcomes)
@@ -97,7 +79,7 @@ def test_client_side_balancing(replicas):
 
 def configuration(replicas: list[Replica], port: int, admin: int) -> str:
     """The Envoy of the examples, in front of these replicas instead of a Service, and quicker to notice."""
-    whole = yaml.safe_load(EXAMPLE.read_text())
+    whole = yaml.safe_load((EXAMPLES / "envoy.yaml").read_text())
     for address, number in ((whole["admin"], admin), (whole["static_resources"]["listeners"][0], port)):
         address["address"]["socket_address"] |= {"address": "127.0.0.1", "port_value": number}
     for cluster in whole["static_resources"]["clusters"]:

@@ -1,5 +1,5 @@
 {{- define "gumball.name" -}}
-{{- $name := .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- $name := .Release.Name | trunc 46 | trimSuffix "-" -}}
 {{- contains "gumball" $name | ternary $name (printf "%s-gumball" $name) -}}
 {{- end }}
 
