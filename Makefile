@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: serve test check format generate bench bench-kernels compare prove gpu clean
+.PHONY: serve test check format generate manifests picture sizing bench bench-kernels compare prove gpu clean
 
 serve: $(VENV)/.server  ## run the service here; ARGS="--http-port 9000" for flags
 	$(BIN)/gumball serve $(ARGS)
 
-test: $(VENV)/.test  ## run the tests
+test: $(VENV)/.test $(BIN)/helm  ## run the tests
 	$(BIN)/pytest $(TESTS) $(ARGS)
 
 check: $(VENV)/.test  ## formatting, lint, types, import rules, message definitions, generated code
@@ -31,6 +31,16 @@ generate: $(VENV)/.test  ## Python stubs from the message definitions
 	mkdir -p $(STUBS)
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(STUBS) --pyi_out=$(STUBS) --grpc_python_out=$(STUBS) gumball/v1/sampling.proto
 
+manifests: $(VENV)/.test $(BIN)/helm  ## the chart's schema of settings, deploy/gumball.yaml and the dashboard
+	$(BIN)/python deploy/generate.py
+
+picture: $(VENV)/.test  ## the dashboard drawn from a live Prometheus, deploy/grafana/dashboard.png
+	$(BIN)/python -m pip install --quiet matplotlib
+	MPLBACKEND=Agg PYTHONPATH=tests:tests/deploy:deploy $(BIN)/python tests/deploy/draw_dashboard.py deploy/grafana/dashboard.png
+
+sizing: $(VENV)/.test  ## the figures of the operator's guide: processor time of a request, memory of a queue
+	PYTHONPATH=tests:tests/deploy $(BIN)/python tests/deploy/sizing.py
+
 bench: $(VENV)/.bench  ## speed of the service beside its floor and its rivals; needs two cores and h2load (Debian: nghttp2-client)
 	$(BIN)/python tests/bench/service.py $(ARGS)
 
@@ -49,6 +59,10 @@ prove: $(VENV)/.test  ## every proof in full: the noise, the distribution, indep
 
 clean:
 	rm -rf $(VENV)
+
+# Where there is none, only the tests of the chart fail.
+$(BIN)/helm: deploy/get_helm.py | $(VENV)/.python
+	-$(BIN)/python deploy/get_helm.py $@
 
 # A stamp is newer than pyproject.toml once its extra is installed.
 $(VENV)/.python:

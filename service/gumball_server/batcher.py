@@ -106,6 +106,8 @@ class Batcher:
         self._elements = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        metrics.queue_limit_elements.set(to=limits.max_queue_elements)
+        metrics.queue_limit_requests.set(to=limits.max_queue_requests)
 
     def open(self, worker: AnyWorker) -> None:
         """Begin to admit requests, for this worker."""

@@ -81,6 +81,8 @@ class Metrics:
             "dropped", "Requests admitted and dropped before they were computed", {"reason": DROPS}, DROPS
         )
         self.queue_elements = self._gauge("queue_elements", "Rows x draws x categories admitted and not yet finished")
+        self.queue_limit_elements = self._gauge("queue_limit_elements", "Of gumball_queue_elements: more is refused")
+        self.queue_limit_requests = self._gauge("queue_limit_requests", "Requests admitted at once: more are refused")
         # Of the process.
         self.worker_up = self._gauge("worker_up", "1 while every worker can compute", {"device": DEVICES}, min)
         build_info = prometheus_client.Gauge(
@@ -93,7 +95,13 @@ class Metrics:
 
     def forget_process(self) -> None:
         """The process of these metrics is no more: what it counted stays, what it was at does not."""
-        for gauge in (self.inflight, self.queue_elements, self.worker_up):
+        for gauge in (
+            self.inflight,
+            self.queue_elements,
+            self.queue_limit_elements,
+            self.queue_limit_requests,
+            self.worker_up,
+        ):
             gauge.clear()
 
     def _histogram(self, name: str, text: str, bounds: Sequence[float], labels: Labels | None = None) -> Histogram:

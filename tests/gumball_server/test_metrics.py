@@ -39,6 +39,8 @@ METRICS = {
     "gumball_rows": ("counter", set()),
     "gumball_draws": ("counter", set()),
     "gumball_queue_elements": ("gauge", set()),
+    "gumball_queue_limit_elements": ("gauge", set()),
+    "gumball_queue_limit_requests": ("gauge", set()),
     "gumball_inflight_requests": ("gauge", set()),
     "gumball_build_info": ("gauge", {"version", "contract"}),
     "gumball_worker_up": ("gauge", {"device"}),
@@ -259,6 +261,12 @@ def test_nothing_is_left_when_all_is_answered(metrics):
     assert value(metrics["gumball_inflight_requests"]) == 0
     assert value(metrics["gumball_queue_elements"]) == 0
     assert values(metrics["gumball_worker_up"]) == {("cpu",): 1}
+
+
+def test_the_limits_of_the_queue_are_told(metrics):
+    """So that a query can say how full it is."""
+    assert value(metrics["gumball_queue_limit_elements"]) == 1 << 33
+    assert value(metrics["gumball_queue_limit_requests"]) == 4096
 
 
 def test_the_build_tells_its_versions(metrics, http):
