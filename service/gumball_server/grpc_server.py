@@ -1,30 +1,32 @@
 """The gRPC transport: `gumball.v1.SamplingService`, health and reflection."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import MalformedError, Reason, SamplingError
 from gumball_server.exchange import Ask, Exchange
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
-from gumball_server.wire import message
+from gumball_server.wire import inference, message
 
 SERVICE = pb.DESCRIPTOR.services_by_name["SamplingService"].full_name
 
 STATUS = {
     Reason.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.CANCELLED: grpc.StatusCode.CANCELLED,
@@ -55,7 +57,7 @@ class SamplingService:
         try:
             return await self._exchange.answer(receive)
         except SamplingError as error:
-            await context.abort(STATUS[error.reason], str(error), (("grpc-status-details-bin", _details(error)),))
+            await context.abort(STATUS[error.reason], str(error), details(error))
             raise  # abort has raised already
 
     async def get_info(self, body: bytes, context: Any) -> bytes:
@@ -71,8 +73,10 @@ class SamplingService:
         )
 
 
-def create_server(exchange: Exchange, lifecycle: Lifecycle, info: Info) -> grpc.aio.Server:
-    """A server that has no address and is not started yet."""
+def create_server(
+    exchange: Exchange, lifecycle: Lifecycle, info: Info, inference_handlers: grpc.GenericRpcHandler
+) -> grpc.aio.Server:
+    """A server that has no address and is not started yet; `inference_handlers` are those of `inference.SERVICE`."""
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", info.limits.max_request_bytes),
@@ -81,10 +85,19 @@ def create_server(exchange: Exchange, lifecycle: Lifecycle, info: Info) -> grpc.
         ]
     )
     service = SamplingService(exchange, info)
-    server.add_generic_rpc_handlers((service.handlers(),))
+    server.add_generic_rpc_handlers((service.handlers(), inference_handlers))
     _add_health(server, lifecycle)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    _add_reflection(server, (pb.DESCRIPTOR, inference.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR))
     return server
+
+
+def _add_reflection(server: grpc.aio.Server, files: Sequence[Any]) -> None:
+    """Tell of the services in these files, which may come from several pools."""
+    pool = DescriptorPool()
+    for file in files:
+        pool.AddSerializedFile(file.serialized_pb)
+    services = [service.full_name for file in files for service in file.services_by_name.values()]
+    reflection.enable_server_reflection(services, server, pool)
 
 
 def _add_health(server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
@@ -110,14 +123,14 @@ def _parse(body: bytes) -> pb.SampleRequest:
         raise MalformedError("the message does not parse as gumball.v1.SampleRequest") from None
 
 
-def _details(error: SamplingError) -> bytes:
-    """The error as google.rpc.Status, for programs."""
+def details(error: SamplingError) -> tuple[tuple[str, bytes]]:
+    """The error as google.rpc.Status, for programs, in the metadata where that belongs."""
     status = Status(code=STATUS[error.reason].value[0], message=str(error))
     metadata = {"field": error.field} if error.field else {}
     status.details.add().Pack(ErrorInfo(reason=error.reason.value, domain="gumball", metadata=metadata))
     if error.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE):
         status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=RETRY_SECONDS)))
-    return bytes(status.SerializeToString())
+    return (("grpc-status-details-bin", status.SerializeToString()),)
 
 
 def _info_message(info: Info) -> pb.GetInfoResponse:

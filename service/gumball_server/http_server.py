@@ -119,41 +119,46 @@ class SampleEndpoint:
         if scope["method"] != "POST":
             raise SamplingError(Reason.METHOD, f"{scope['method']} is not offered here, only POST")
         headers = dict(scope["headers"])
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise SamplingError(
-                Reason.MEDIA_TYPE, "must be identity: compressed bodies are not read", "Content-Encoding"
-            )
+        check_encoding(headers)
         form = _form_of_body(headers.get(b"content-type", b""))
         accept = b",".join(value for name, value in scope["headers"] if name == b"accept")
         answer_form = _form_of_answer(accept, form)
-        timeout = _timeout(headers.get(b"request-timeout"))
-        body = await _read_body(headers.get(b"content-length", b"0"), receive, self._max_bytes)
+        timeout = request_timeout(headers.get(b"request-timeout"))
+        body = await read_body(headers.get(b"content-length", b"0"), receive, self._max_bytes)
         return Ask(
             body_bytes=len(body),
             decode=lambda: self._decoders[form](body, scope["query_string"]),
             encode=_ENCODERS[answer_form],
             deadline=None if timeout is None else started + timeout,
-            attend=partial(_while_connected, receive),
+            attend=partial(while_connected, receive),
         )
 
 
 class Front:
-    """Sends the hot path straight to its endpoint and everything else to the application."""
+    """Sends the hot path straight to its endpoint, /v2 to its application, and everything else to the other."""
 
-    def __init__(self, sample: ASGIApp, rest: ASGIApp) -> None:
+    def __init__(self, sample: ASGIApp, v2: ASGIApp, rest: ASGIApp) -> None:
         self._sample = sample
+        self._v2 = v2
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_sample = scope["type"] == "http" and scope["path"] == "/sample"
-        await (self._sample if is_sample else self._rest)(scope, receive, send)
+        path = scope["path"] if scope["type"] == "http" else ""
+        if path == "/sample":
+            await self._sample(scope, receive, send)
+        elif path == "/v2" or path.startswith("/v2/"):
+            await self._v2(scope, receive, send)
+        else:
+            await self._rest(scope, receive, send)
 
 
-def create_app(exchange: Exchange, metrics: Metrics, lifecycle: Lifecycle, info: Info, origins: list[str]) -> ASGIApp:
-    """The whole HTTP service."""
+def create_app(
+    exchange: Exchange, metrics: Metrics, lifecycle: Lifecycle, info: Info, origins: list[str], v2: ASGIApp
+) -> ASGIApp:
+    """The whole HTTP service; `v2` answers what is below /v2."""
     app = create_admin_app(metrics, lifecycle, info)
     add_sample(app)
-    front = Front(SampleEndpoint(exchange, info.limits.max_request_bytes), app)
+    front = Front(SampleEndpoint(exchange, info.limits.max_request_bytes), v2, app)
     if not origins:
         return front
     return CORSMiddleware(front, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"])
@@ -256,7 +261,13 @@ def _media_ranges(accept: str) -> Iterable[tuple[str, float]]:
             raise invalid("Accept", f"the quality {error}") from None
 
 
-def _timeout(header: bytes | None) -> float | None:
+def check_encoding(headers: dict[bytes, bytes]) -> None:
+    """Refuse a compressed body: it would have to be bounded as it unfolds."""
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise SamplingError(Reason.MEDIA_TYPE, "must be identity: compressed bodies are not read", "Content-Encoding")
+
+
+def request_timeout(header: bytes | None) -> float | None:
     """Request-Timeout, in seconds."""
     if header is None:
         return None
@@ -269,7 +280,7 @@ def _timeout(header: bytes | None) -> float | None:
     return seconds
 
 
-async def _read_body(content_length: bytes, receive: Receive, max_bytes: int) -> bytes:
+async def read_body(content_length: bytes, receive: Receive, max_bytes: int) -> bytes:
     """The whole body. One that is too large is refused at once; the server discards what its sender still sends."""
     too_large = SamplingError(Reason.TOO_LARGE, f"the body may have {max_bytes} bytes", "body")
     if content_length.isdigit() and int(content_length) > max_bytes:
@@ -287,7 +298,7 @@ async def _read_body(content_length: bytes, receive: Receive, max_bytes: int) ->
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def _while_connected(receive: Receive, sampling: Coroutine[None, None, SampleResult]) -> SampleResult:
+async def while_connected(receive: Receive, sampling: Coroutine[None, None, SampleResult]) -> SampleResult:
     """The result, unless the client goes away first; then the request is withdrawn."""
     result = asyncio.ensure_future(sampling)
     gone = asyncio.ensure_future(receive())  # after the body, the only event is the disconnect

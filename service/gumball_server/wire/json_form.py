@@ -83,7 +83,7 @@ _PATH = re.compile(r"^(?P<detail>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL
 _UNKNOWN = re.compile(r"unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(.*)`")
 # Of a parser that is given what is no JSON: a wrong character or value, text that is no UTF-8, too many brackets.
-_PARSER_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+PARSER_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode(body: bytes) -> SampleRequest:
@@ -92,11 +92,11 @@ def decode(body: bytes) -> SampleRequest:
         raise MalformedError("the body is empty")
     try:
         given = _request.decode(body)
-    except _PARSER_ERRORS as error:
-        raise _refusal(error) from None
+    except PARSER_ERRORS as error:
+        raise refusal(error) from None
     source, raw = _numbers(given)
     return sample_request(
-        _array(source, raw),
+        read_array(source, raw),
         Parameters(
             mode=given.mode,
             outputs=given.outputs,
@@ -135,7 +135,7 @@ def encode(result: SampleResult) -> bytes:
     answer["tau"] = request.taus
     answer["shape"] = {"rows": request.rows, "draws": request.draws, "categories": request.categories}
     for output, array in result.outputs.items():
-        answer[output.value] = _exact_in_decimal(array)
+        answer[output.value] = exact_in_decimal(array)
     answer["timings"] = {"queue_ns": result.queue_ns, "compute_ns": result.compute_ns}
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
@@ -173,11 +173,12 @@ def _numbers(given: JsonRequest) -> tuple[Source, msgspec.Raw]:
     return Source.PROBS, given.probs
 
 
-def _array(source: Source, raw: msgspec.Raw) -> Array:
+def read_array(source: Source, raw: msgspec.Raw) -> Array:
+    """Logits or probs [rows, categories], or a flat list, as float32."""
     try:
         rows = _logits.decode(raw)
-    except _PARSER_ERRORS as error:
-        raise _refusal(error, inside=source.value) from None
+    except PARSER_ERRORS as error:
+        raise refusal(error, inside=source.value) from None
     if not rows:
         raise invalid(source, "has no rows")
     try:
@@ -219,7 +220,8 @@ def _seed(field: str, value: int | str) -> int:
         raise invalid(field, str(error)) from None
 
 
-def _refusal(error: Exception, inside: str = "") -> SamplingError:
+def refusal(error: Exception, inside: str = "") -> SamplingError:
+    """What one of PARSER_ERRORS says, about the member `inside` or the whole."""
     found = _PATH.match(str(error))
     detail, path = (found["detail"], found["path"] or "") if found else (str(error), "")
     if not isinstance(error, msgspec.ValidationError):
@@ -231,7 +233,7 @@ def _refusal(error: Exception, inside: str = "") -> SamplingError:
     return invalid(inside + path, detail[0].lower() + detail[1:])
 
 
-def _exact_in_decimal(array: Array) -> Array:
+def exact_in_decimal(array: Array) -> Array:
     """An array whose shortest decimals give its bits back."""
     if array.dtype == np.float32 and (array.view(np.uint32) == _NOT_SHORT).any():
         return array.astype(np.float64)
