@@ -63,7 +63,7 @@ def check_model(name: str, version: str = "") -> None:
         raise SamplingError(Reason.NOT_FOUND, f"there is {VERSION}, and no {version!r}", "model_version")
 
 
-def check_parameters(owner: str, parameters: Iterable[str], known: Sequence[str] = ()) -> None:
+def check_parameters(owner: str, parameters: Iterable[str], known: Sequence[str]) -> None:
     """Refuse a parameter of an input or output that is not known."""
     for name in parameters:
         if name not in known:

@@ -105,7 +105,7 @@ class Inference:
     def _inputs(self) -> Iterator[tuple[str, Array]]:
         data = memoryview(self._body)[self._head_bytes :]
         for given in self._head.inputs:
-            oip.check_parameters(given.name, given.parameters, known=("binary_data_size",))
+            oip.check_parameters(given.name, given.parameters, ("binary_data_size",))
             size = given.parameters.get("binary_data_size")
             if size is None:
                 yield given.name, _from_json(given)
@@ -159,7 +159,7 @@ def _from_json(given: JsonInput) -> Array:
 
 
 def _is_binary(output: JsonOutput, otherwise: bool) -> bool:
-    oip.check_parameters(output.name, output.parameters, known=("binary_data",))
+    oip.check_parameters(output.name, output.parameters, ("binary_data",))
     return _flag(f"{output.name}.parameters.binary_data", output.parameters.get("binary_data", otherwise))
 
 

@@ -12,16 +12,19 @@ from gumball_server.wire.inference import InferParameter, ModelInferResponse
 # Where a message has the values of a type that are not raw; the 16-bit types are always raw.
 _CONTENTS = {"FP32": "fp32_contents", "FP64": "fp64_contents", "UINT64": "uint64_contents", "UINT32": "uint_contents"}
 _PARAMETERS = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
-# Asks a stream to mark the last response to a request; each of ours is the last, and marked.
-_WANTS_FINAL = "triton_enable_empty_final_response"
+# Parameters that change nothing here. The first asks a stream to mark the last response to a request: each of ours is
+# the last, and marked. The others are of HTTP, and KServe's client sends them over gRPC too.
+_OF_REQUEST = ("triton_enable_empty_final_response", "binary_data_output")
+_OF_INPUT = ("binary_data_size",)
+_OF_OUTPUT = ("binary_data",)
 
 
 def decode(message: Any) -> SampleRequest:
     """The request in a ModelInferRequest. Raises SamplingError naming the input or parameter at fault."""
     oip.check_model(message.model_name, message.model_version)
     for output in message.outputs:
-        oip.check_parameters(output.name, output.parameters)
-    parameters = {name: _scalar(value) for name, value in message.parameters.items() if name != _WANTS_FINAL}
+        oip.check_parameters(output.name, output.parameters, _OF_OUTPUT)
+    parameters = {name: _scalar(value) for name, value in message.parameters.items() if name not in _OF_REQUEST}
     return oip.sample_request(_inputs(message), parameters, [output.name for output in message.outputs])
 
 
@@ -48,7 +51,7 @@ def _inputs(message: Any) -> Iterator[tuple[str, Array]]:
             "raw_input_contents", f"must have an item for each of {len(message.inputs)} inputs, has {len(raw)}"
         )
     for i, given in enumerate(message.inputs):
-        oip.check_parameters(given.name, given.parameters)
+        oip.check_parameters(given.name, given.parameters, _OF_INPUT)
         if not raw:
             yield given.name, _from_contents(given)
             continue
