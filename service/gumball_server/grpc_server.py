@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -34,6 +34,8 @@ STATUS = {
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 RETRY_SECONDS = 1
+# Errors travel in metadata, of which clients take 8 KiB; a name that is at fault may be longer.
+MESSAGE_CHARACTERS = 256
 
 
 class SamplingService:
@@ -46,7 +48,7 @@ class SamplingService:
     async def sample(self, body: bytes, context: Any) -> bytes:
         async def receive() -> Ask[bytes]:
             remaining = context.time_remaining()
-            parsed = _parse(body)
+            parsed = parse(pb.SampleRequest, body)
             return Ask(
                 body_bytes=len(body),
                 decode=lambda: message.decode(parsed),
@@ -57,8 +59,7 @@ class SamplingService:
         try:
             return await self._exchange.answer(receive)
         except SamplingError as error:
-            await context.abort(STATUS[error.reason], str(error), details(error))
-            raise  # abort has raised already
+            await refuse(context, error)
 
     async def get_info(self, body: bytes, context: Any) -> bytes:
         return bytes(_info_message(self._info).SerializeToString())
@@ -116,21 +117,28 @@ def _add_health(server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
     lifecycle.listen(tell)
 
 
-def _parse(body: bytes) -> pb.SampleRequest:
+def parse(kind: Any, body: bytes) -> Any:
+    """A message of this class."""
     try:
-        return pb.SampleRequest.FromString(body)
+        return kind.FromString(body)
     except DecodeError:
-        raise MalformedError("the message does not parse as gumball.v1.SampleRequest") from None
+        raise MalformedError(f"the message does not parse as {kind.DESCRIPTOR.full_name}") from None
 
 
-def details(error: SamplingError) -> tuple[tuple[str, bytes]]:
-    """The error as google.rpc.Status, for programs, in the metadata where that belongs."""
-    status = Status(code=STATUS[error.reason].value[0], message=str(error))
-    metadata = {"field": error.field} if error.field else {}
+async def refuse(context: Any, error: SamplingError) -> NoReturn:
+    """End a call with an error: its status for people, and google.rpc.Status for programs."""
+    details = _details(error).SerializeToString()
+    await context.abort(STATUS[error.reason], str(error)[:MESSAGE_CHARACTERS], (("grpc-status-details-bin", details),))
+    raise error  # abort has raised already
+
+
+def _details(error: SamplingError) -> Status:
+    status = Status(code=STATUS[error.reason].value[0], message=str(error)[:MESSAGE_CHARACTERS])
+    metadata = {"field": error.field[:MESSAGE_CHARACTERS]} if error.field else {}
     status.details.add().Pack(ErrorInfo(reason=error.reason.value, domain="gumball", metadata=metadata))
     if error.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE):
         status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=RETRY_SECONDS)))
-    return (("grpc-status-details-bin", status.SerializeToString()),)
+    return status
 
 
 def _info_message(info: Info) -> pb.GetInfoResponse:

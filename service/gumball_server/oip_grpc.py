@@ -5,12 +5,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
-from gumball_server.domain import MalformedError, SamplingError
+from gumball_server.domain import SamplingError
 from gumball_server.exchange import Ask, Exchange
-from gumball_server.grpc_server import STATUS, details
+from gumball_server.grpc_server import parse, refuse
 from gumball_server.oip_model import Model, Told
 from gumball_server.wire import inference, oip_message
 from gumball_server.wire.inference import ModelInferRequest, ModelStreamInferResponse
@@ -63,7 +62,7 @@ class InferenceService:
     async def _answer(self, body: bytes, context: Any, finish: Callable[[Any], bytes]) -> bytes:
         async def receive() -> Ask[bytes]:
             remaining = context.time_remaining()
-            message = _parse(ModelInferRequest, body)
+            message = parse(ModelInferRequest, body)
             return Ask(
                 body_bytes=len(body),
                 decode=lambda: oip_message.decode(message),
@@ -85,7 +84,7 @@ class InferenceService:
         asked, told = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
 
         async def tell(body: bytes, context: Any) -> bytes:
-            return _bytes(told(**self._tell[name](_parse(asked, body))))
+            return _bytes(told(**self._tell[name](parse(asked, body))))
 
         return tell
 
@@ -97,17 +96,9 @@ def _aborting(method: Method) -> Method:
         try:
             return await method(body, context)
         except SamplingError as error:
-            await context.abort(STATUS[error.reason], str(error), details(error))
-            raise  # abort has raised already
+            await refuse(context, error)
 
     return call
-
-
-def _parse(kind: Any, body: bytes) -> Any:
-    try:
-        return kind.FromString(body)
-    except DecodeError:
-        raise MalformedError(f"the message does not parse as {kind.DESCRIPTOR.full_name}") from None
 
 
 def _bytes(message: Any) -> bytes:

@@ -139,12 +139,13 @@ def _json(told: Any, status: HTTPStatus = HTTPStatus.OK) -> Response:
     return Response(orjson.dumps(told), status, media_type=JSON)
 
 
-async def _refuse(_: Request, error: Exception) -> Response:
+async def _refuse(request: Request, error: Exception) -> Response:
     """What is refused outside of inference: a model that is not there, a path, a method."""
     headers: Mapping[str, str] = {}
     if isinstance(error, HTTPException):
         headers = error.headers or {}
-        error = SamplingError(REASON[HTTPStatus(error.status_code)], "is not offered", "path")
+        reason = REASON[HTTPStatus(error.status_code)]
+        error = SamplingError(reason, f"{request.method} {request.url.path} is not offered")
     if not isinstance(error, SamplingError):
         raise error
     reply = refusal(error)

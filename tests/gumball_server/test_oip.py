@@ -665,6 +665,14 @@ def test_messages_that_do_not_fit_are_refused(server, case):
     assert error.details().startswith(f"{field}: ")
 
 
+def test_an_error_over_grpc_fits_into_metadata(ways):
+    """However long the name that is at fault, and whatever its characters."""
+    given = tensors(triton_grpc, {"logits": LOGITS})
+    with pytest.raises(InferenceServerException) as raised:
+        ways.grpc.infer("gumball", given, parameters={"\N{FACE WITH TEARS OF JOY}" * 100_000: 1})
+    assert raised.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelMetadata"])
 def test_a_message_that_does_not_parse_is_refused(server, method):
     """Bytes that are no protobuf."""

@@ -148,6 +148,8 @@ def output_dimensions(output: Output) -> int:
 
 
 def _size(name: str, shape: Sequence[int]) -> int:
+    if len(shape) > 2:
+        raise invalid(name, f"must have at most 2 dimensions, has {len(shape)}")
     if min(shape, default=1) < 1:
         raise invalid(name, f"has shape {list(shape)}, must have lengths of at least 1")
     return math.prod(shape)
