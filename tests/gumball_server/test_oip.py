@@ -625,6 +625,20 @@ def test_paths_that_are_not_there_say_so_in_the_protocol_s_form(server, method, 
     assert ("allow" in response.headers) == (status == 405)
 
 
+def test_parameters_of_http_say_nothing_over_grpc(server):
+    """KServe's client sends them all the same."""
+    request = service_pb2.ModelInferRequest(model_name="gumball", raw_input_contents=[LOGITS.tobytes()])
+    request.parameters["binary_data_output"].bool_param = True
+    request.parameters["seed"].uint64_param = 2**64 - 1
+    logits = request.inputs.add(name="logits", datatype="FP32", shape=LOGITS.shape)
+    logits.parameters["binary_data_size"].int64_param = LOGITS.nbytes
+    request.outputs.add(name="index").parameters["binary_data"].bool_param = False
+    with grpc.insecure_channel(server.addresses["grpc"]) as channel:
+        response = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request)
+    wanted = expected(LOGITS, 2**64 - 1, np.arange(3))["index"]
+    assert_equal(arrays_of(triton_grpc.InferResult(response)), {"index": wanted})
+
+
 MESSAGES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "contents of another type": (lambda m: m.inputs[0].contents.fp64_contents.extend([1, 2]), "logits"),
     "too few contents": (lambda m: m.inputs[0].contents.fp32_contents.append(1), "logits"),
