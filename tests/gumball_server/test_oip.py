@@ -587,6 +587,18 @@ BODIES = {
         422,
         "binary_data_output",
     ),
+    "a parameter that is a list": (
+        b'{"inputs":[],"parameters":{"tau":[0.5]}}',
+        None,
+        422,
+        "tau",
+    ),
+    "a parameter of 5,000 digits": (
+        b'{"inputs":[],"parameters":{"seed":' + b"1" * 5000 + b"}}",
+        None,
+        422,
+        "parameters[...]",
+    ),
     "lengths below zero": (
         b'{"inputs":[{"name":"logits","shape":[-1,-2],"datatype":"FP32","data":[1,2]}]}',
         None,

@@ -28,7 +28,7 @@ class JsonInput(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     name: str
     datatype: str
     shape: list[int]
-    parameters: dict[str, oip.Scalar] = {}
+    parameters: dict[str, Any] = {}
     data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)  # empty: absent
 
 
@@ -36,7 +36,7 @@ class JsonOutput(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """An output that is asked for."""
 
     name: str
-    parameters: dict[str, oip.Scalar] = {}
+    parameters: dict[str, Any] = {}
 
 
 class JsonHead(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -44,7 +44,7 @@ class JsonHead(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     inputs: list[JsonInput]
     outputs: list[JsonOutput] = []
-    parameters: dict[str, oip.Scalar] = {}
+    parameters: dict[str, Any] = {}
     id: str = ""
     model_name: str = oip.MODEL
     model_version: str | None = ""
@@ -163,7 +163,7 @@ def _is_binary(output: JsonOutput, otherwise: bool) -> bool:
     return _flag(f"{output.name}.parameters.binary_data", output.parameters.get("binary_data", otherwise))
 
 
-def _flag(field: str, value: oip.Scalar) -> bool:
+def _flag(field: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise invalid(field, f"must be true or false, is {value!r}")
     return value
