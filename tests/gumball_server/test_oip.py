@@ -736,7 +736,7 @@ SLOW_ELEMENTS = 4 * 50_000 * 10_000
 
 @pytest.fixture
 def one_thread() -> Iterator[Server]:
-    """A server that takes its time, to be ended with a signal or here."""
+    """A server that takes its time, to be ended by the test or here."""
     server = Server("--threads", "1", "--max-queue-elements", str(1 << 40), "--grace-seconds", "1")
     yield server
     assert server.stop() == 0
@@ -779,3 +779,4 @@ def test_the_end_loses_nothing_that_was_accepted(one_thread):
         indices = [answers.get(timeout=60).as_numpy("index") for _ in range(2)] + [over_http.result()["index"]]
     assert len({index.tobytes() for index in indices}) == 1
     ways.close()
+    assert one_thread.wait() == 0
