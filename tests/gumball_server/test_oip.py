@@ -533,14 +533,14 @@ def test_a_refusal_carries_its_reason_and_field_for_programs(ways, server):
 
 def test_deadlines_are_kept(ways):
     """The header Request-Timeout over HTTP, gRPC's own over gRPC."""
-    slow = {"logits": np.zeros((4, 50_000), np.float32)}
-    parameters = {"draws": 1000}
+    slow, parameters = {"logits": np.zeros((4, 50_000), np.float32)}, {"draws": 1000}
+    given = tensors(triton_http, slow)
     with pytest.raises(InferenceServerException) as raised:
-        given = tensors(triton_http, slow)
         ways.http.infer("gumball", given, parameters=parameters, headers={"Request-Timeout": "0.01"})
     assert raised.value.status() == "504"
+    given = tensors(triton_grpc, slow)
     with pytest.raises(InferenceServerException) as raised:
-        ways.grpc.infer("gumball", tensors(triton_grpc, slow), parameters=parameters, client_timeout=0.01)
+        ways.grpc.infer("gumball", given, parameters=parameters, client_timeout=0.01)
     assert raised.value.status() == "StatusCode.DEADLINE_EXCEEDED"
 
 
