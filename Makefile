@@ -19,17 +19,20 @@ check: $(VENV)/.test  ## formatting, lint, types, import rules, message definiti
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	cd proto && ../$(BIN)/buf lint
-	$(MAKE) --no-print-directory generate STUBS=$(VENV)/stubs
+	$(MAKE) --no-print-directory generate STUBS=$(VENV)/stubs DESCRIPTORS=$(VENV)/stubs
 	for stub in $(VENV)/stubs/gumball/v1/*; do cmp $$stub clients/python/gumball/v1/$${stub##*/} || exit 1; done
+	cmp $(VENV)/stubs/inference.binpb service/gumball_server/wire/inference.binpb
 
 format: $(VENV)/.test  ## format the code
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
 STUBS ?= clients/python
-generate: $(VENV)/.test  ## Python stubs from the message definitions
+DESCRIPTORS ?= service/gumball_server/wire
+generate: $(VENV)/.test  ## Python stubs and descriptors from the message definitions
 	mkdir -p $(STUBS)
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(STUBS) --pyi_out=$(STUBS) --grpc_python_out=$(STUBS) gumball/v1/sampling.proto
+	$(BIN)/python -m grpc_tools.protoc -Iproto --descriptor_set_out=$(DESCRIPTORS)/inference.binpb inference/inference.proto
 
 manifests: $(VENV)/.test $(BIN)/helm  ## the chart's schema of settings, deploy/gumball.yaml and the dashboard
 	$(BIN)/python deploy/generate.py

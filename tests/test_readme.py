@@ -1,11 +1,14 @@
-"""The tables of the README are those of the code."""
+"""The tables of the README are those of the code, and its example for tritonclient runs."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
+from gumball import contract
 from gumball_server.settings import Settings, flag, variable
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -59,3 +62,16 @@ def test_the_labels_of_metrics_are_told_as_they_are(server):
     for name, metric in exported(server).items():
         for sample in metric.samples:
             assert sample.labels.keys() - {"le"} == told[name]
+
+
+def test_the_example_for_tritonclient_draws_the_bits_of_the_contract(server, monkeypatch, real_logits):
+    """As it stands but for the port, in the folder of the README."""
+    (example,) = (
+        code for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "infer(" in code
+    )
+    monkeypatch.chdir(README.parent)
+    names: dict[str, Any] = {}
+    exec(example.replace("localhost:8001", server.addresses["grpc"]), names)  # noqa: S102 - our own text
+    expected = contract.straight_through(real_logits, np.arange(32, dtype=np.uint64), 0, tau=0.5)
+    assert names["result"].as_numpy("index").tolist() == expected.index[:, None].tolist()
+    assert names["result"].as_numpy("soft").tobytes() == expected.soft.tobytes()

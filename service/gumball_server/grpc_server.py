@@ -1,30 +1,32 @@
 """The gRPC transport: `gumball.v1.SamplingService`, health and reflection."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import MalformedError, Reason, SamplingError
 from gumball_server.exchange import Ask, Exchange
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
-from gumball_server.wire import message
+from gumball_server.wire import inference, message
 
 SERVICE = pb.DESCRIPTOR.services_by_name["SamplingService"].full_name
 
 STATUS = {
     Reason.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.CANCELLED: grpc.StatusCode.CANCELLED,
@@ -32,6 +34,8 @@ STATUS = {
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 RETRY_SECONDS = 1
+# Errors travel in metadata, of which clients take 8 KiB; a name that is at fault may be longer.
+MESSAGE_CHARACTERS = 256
 
 
 class SamplingService:
@@ -44,7 +48,7 @@ class SamplingService:
     async def sample(self, body: bytes, context: Any) -> bytes:
         async def receive() -> Ask[bytes]:
             remaining = context.time_remaining()
-            parsed = _parse(body)
+            parsed = parse(pb.SampleRequest, body)
             return Ask(
                 body_bytes=len(body),
                 decode=lambda: message.decode(parsed),
@@ -55,8 +59,7 @@ class SamplingService:
         try:
             return await self._exchange.answer(receive)
         except SamplingError as error:
-            await context.abort(STATUS[error.reason], str(error), (("grpc-status-details-bin", _details(error)),))
-            raise  # abort has raised already
+            await refuse(context, error)
 
     async def get_info(self, body: bytes, context: Any) -> bytes:
         return bytes(_info_message(self._info).SerializeToString())
@@ -72,9 +75,14 @@ class SamplingService:
 
 
 def create_server(
-    exchange: Exchange, lifecycle: Lifecycle, info: Info, *, shares_port: bool = False
+    exchange: Exchange,
+    lifecycle: Lifecycle,
+    info: Info,
+    inference_handlers: grpc.GenericRpcHandler,
+    *,
+    shares_port: bool = False,
 ) -> grpc.aio.Server:
-    """A server that has no address and is not started yet."""
+    """A server that has no address and is not started yet; `inference_handlers` are those of `inference.SERVICE`."""
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", info.limits.max_request_bytes),
@@ -83,10 +91,19 @@ def create_server(
         ]
     )
     service = SamplingService(exchange, info)
-    server.add_generic_rpc_handlers((service.handlers(),))
+    server.add_generic_rpc_handlers((service.handlers(), inference_handlers))
     _add_health(server, lifecycle)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    _add_reflection(server, (pb.DESCRIPTOR, inference.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR))
     return server
+
+
+def _add_reflection(server: grpc.aio.Server, files: Sequence[Any]) -> None:
+    """Tell of the services in these files, which may come from several pools."""
+    pool = DescriptorPool()
+    for file in files:
+        pool.AddSerializedFile(file.serialized_pb)
+    services = [service.full_name for file in files for service in file.services_by_name.values()]
+    reflection.enable_server_reflection(services, server, pool)
 
 
 def _add_health(server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
@@ -105,21 +122,28 @@ def _add_health(server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
     lifecycle.listen(tell)
 
 
-def _parse(body: bytes) -> pb.SampleRequest:
+def parse(kind: Any, body: bytes) -> Any:
+    """A message of this class."""
     try:
-        return pb.SampleRequest.FromString(body)
+        return kind.FromString(body)
     except DecodeError:
-        raise MalformedError("the message does not parse as gumball.v1.SampleRequest") from None
+        raise MalformedError(f"the message does not parse as {kind.DESCRIPTOR.full_name}") from None
 
 
-def _details(error: SamplingError) -> bytes:
-    """The error as google.rpc.Status, for programs."""
-    status = Status(code=STATUS[error.reason].value[0], message=str(error))
-    metadata = {"field": error.field} if error.field else {}
+async def refuse(context: Any, error: SamplingError) -> NoReturn:
+    """End a call with an error: its status for people, and google.rpc.Status for programs."""
+    details = _details(error).SerializeToString()
+    await context.abort(STATUS[error.reason], str(error)[:MESSAGE_CHARACTERS], (("grpc-status-details-bin", details),))
+    raise error  # abort has raised already
+
+
+def _details(error: SamplingError) -> Status:
+    status = Status(code=STATUS[error.reason].value[0], message=str(error)[:MESSAGE_CHARACTERS])
+    metadata = {"field": error.field[:MESSAGE_CHARACTERS]} if error.field else {}
     status.details.add().Pack(ErrorInfo(reason=error.reason.value, domain="gumball", metadata=metadata))
     if error.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE):
         status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=RETRY_SECONDS)))
-    return bytes(status.SerializeToString())
+    return status
 
 
 def _info_message(info: Info) -> pb.GetInfoResponse:

@@ -82,21 +82,26 @@ class HeadReader:
     def read(self, headers: Sequence[tuple[bytes, bytes]]) -> Head:
         """The head with these headers (names in lower case). Raises SamplingError."""
         given = dict(headers)
-        if given.get(b"content-encoding", b"identity") != b"identity":
-            raise SamplingError(
-                Reason.MEDIA_TYPE, "must be identity: compressed bodies are not read", "Content-Encoding"
-            )
+        self.check(given)
         form = _form_of_body(given.get(b"content-type", b""))
         accept = b",".join([value for name, value in headers if name == b"accept"]) if b"accept" in given else b""
         length = given.get(b"content-length", b"")
-        if length.isdigit() and int(length) > self.max_bytes:
-            raise self.too_large
         return Head(
             self._forms[form],
             self._forms[_form_of_answer(accept, form)],
             int(length) if length.isdigit() else None,
-            _timeout(given[b"request-timeout"]) if b"request-timeout" in given else None,
+            request_timeout(given),
         )
+
+    def check(self, given: dict[bytes, bytes]) -> None:
+        """Refuse a body that is compressed, which would have to be bounded as it unfolds, or too large."""
+        if given.get(b"content-encoding", b"identity") != b"identity":
+            raise SamplingError(
+                Reason.MEDIA_TYPE, "must be identity: compressed bodies are not read", "Content-Encoding"
+            )
+        length = given.get(b"content-length", b"")
+        if length.isdigit() and int(length) > self.max_bytes:
+            raise self.too_large
 
     @property
     def too_large(self) -> SamplingError:
@@ -181,10 +186,12 @@ def _media_ranges(accept: str) -> Iterable[tuple[str, float]]:
             raise invalid("Accept", f"the quality {error}") from None
 
 
-def _timeout(header: bytes) -> float:
+def request_timeout(given: dict[bytes, bytes]) -> float | None:
     """Request-Timeout, in seconds."""
+    if b"request-timeout" not in given:
+        return None
     try:
-        seconds = text.number(header.decode("latin-1"))
+        seconds = text.number(given[b"request-timeout"].decode("latin-1"))
     except ValueError as error:
         raise invalid("Request-Timeout", str(error)) from None
     if not 0 < seconds < float("inf"):

@@ -44,58 +44,56 @@ class SampleEndpoint:
             return
         except SamplingError as error:
             reply = problem(error)
-        await _send(reply, send)
+        await send_reply(reply, send)
 
     async def _ask(self, scope: Scope, receive: Receive) -> Ask[Reply]:
         started = asyncio.get_running_loop().time()
         if scope["method"] != "POST":
             raise SamplingError(Reason.METHOD, f"{scope['method']} is not offered here, only POST")
         head = self._heads.read(scope["headers"])
-        body = await self._read_body(receive)
+        body = await read_body(receive, self._heads)
         return Ask(
             body_bytes=len(body),
             decode=lambda: head.body.decode(body, scope["query_string"]),
             encode=head.answer.encode,
             deadline=None if head.timeout is None else started + head.timeout,
-            attend=partial(_while_connected, receive),
+            attend=partial(while_connected, receive),
             large_body=head.body.large,
             large_answer=head.answer.large,
         )
 
-    async def _read_body(self, receive: Receive) -> bytes:
-        """The whole body. Of one that is too large, the server discards what its sender still sends."""
-        chunks, size, more = [], 0, True
-        while more:
-            event = await receive()
-            if event["type"] == "http.disconnect":
-                raise DisconnectedError
-            chunks.append(event.get("body", b""))
-            size += len(chunks[-1])
-            if size > self._heads.max_bytes:
-                raise self._heads.too_large
-            more = event.get("more_body", False)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
 
 class Front:
-    """Sends the hot path straight to its endpoint and everything else to the application."""
+    """Sends the hot path straight to its endpoint, /v2 to its application, and everything else to the other."""
 
-    def __init__(self, sample: ASGIApp, rest: ASGIApp) -> None:
+    def __init__(self, sample: ASGIApp, v2: ASGIApp, rest: ASGIApp) -> None:
         self._sample = sample
+        self._v2 = v2
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_sample = scope["type"] == "http" and scope["path"] == PATH
-        await (self._sample if is_sample else self._rest)(scope, receive, send)
+        path = scope["path"] if scope["type"] == "http" else ""
+        if path == PATH:
+            await self._sample(scope, receive, send)
+        elif path == "/v2" or path.startswith("/v2/"):
+            await self._v2(scope, receive, send)
+        else:
+            await self._rest(scope, receive, send)
 
 
 def create_app(
-    exchange: Exchange, heads: HeadReader, metrics: Metrics, lifecycle: Lifecycle, info: Info, origins: list[str]
+    exchange: Exchange,
+    heads: HeadReader,
+    metrics: Metrics,
+    lifecycle: Lifecycle,
+    info: Info,
+    origins: list[str],
+    v2: ASGIApp,
 ) -> ASGIApp:
-    """The whole HTTP service."""
+    """The whole HTTP service; `v2` answers what is below /v2."""
     app = create_admin_app(metrics, lifecycle, info)
     add_sample(app)
-    front = Front(SampleEndpoint(exchange, heads), app)
+    front = Front(SampleEndpoint(exchange, heads), v2, app)
     if not origins:
         return front
     return CORSMiddleware(front, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"])
@@ -142,14 +140,29 @@ async def _http_problem(_: Request, raised: Exception) -> Response:
     return Response(reply.body, reply.status, raised.headers, reply.content_type)
 
 
-async def _send(reply: Reply, send: Send) -> None:
+async def send_reply(reply: Reply, send: Send) -> None:
     headers = [(b"content-type", reply.content_type.encode()), (b"content-length", b"%d" % len(reply.body))]
     headers += [(name.encode(), value.encode("latin-1")) for name, value in (reply.headers or {}).items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
 
 
-async def _while_connected(receive: Receive, sampling: Coroutine[None, None, SampleResult]) -> SampleResult:
+async def read_body(receive: Receive, heads: HeadReader) -> bytes:
+    """The whole body. Of one that is too large, the server discards what its sender still sends."""
+    chunks, size, more = [], 0, True
+    while more:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise DisconnectedError
+        chunks.append(event.get("body", b""))
+        size += len(chunks[-1])
+        if size > heads.max_bytes:
+            raise heads.too_large
+        more = event.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def while_connected(receive: Receive, sampling: Coroutine[None, None, SampleResult]) -> SampleResult:
     """The result, unless the client goes away first; then the request is withdrawn."""
     result = asyncio.ensure_future(sampling)
     gone = asyncio.ensure_future(receive())  # after the body, the only event is the disconnect

@@ -24,6 +24,9 @@ from gumball_server.http_server import create_admin_app, create_app
 from gumball_server.info import Info, info
 from gumball_server.lifecycle import Lifecycle
 from gumball_server.metrics import Metrics
+from gumball_server.oip_grpc import InferenceService
+from gumball_server.oip_http import create_inference_app
+from gumball_server.oip_model import Model
 from gumball_server.settings import Settings
 
 BACKLOG = 2048
@@ -71,7 +74,7 @@ class Listeners:
 
     http: list[HttpServer]
     grpc: grpc.aio.Server
-    grpc_exchange: Exchange
+    grpc_exchanges: list[Exchange]
     addresses: dict[str, str]
     info: Info
 
@@ -88,7 +91,8 @@ class Listeners:
 
     async def _grpc_answered(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.grpc_exchange.idle(), seconds)
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(exchange.idle() for exchange in self.grpc_exchanges))
 
 
 async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecycle: Lifecycle) -> Listeners:
@@ -100,15 +104,19 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
     if settings.http_uds:
         sockets.append(_unix(settings.http_uds))
         addresses["http_uds"] = settings.http_uds
+    model = Model(lifecycle, metrics)
     exchange, heads = Exchange("http", batcher, metrics), HeadReader(settings.max_request_bytes)
-    app = create_app(exchange, heads, metrics, lifecycle, told, settings.origins)
+    v2 = create_inference_app(Exchange("oip_http", batcher, metrics), model, heads)
+    app = create_app(exchange, heads, metrics, lifecycle, told, settings.origins, v2)
     servers = [HttpServer(app, sockets, partial(SampleProtocol, exchange, heads, bool(settings.origins)))]
     if settings.admin_port >= 0:
         admin = _tcp(settings, settings.admin_port)
         addresses["admin"] = f"http://{host}:{admin.getsockname()[1]}"
         servers.append(HttpServer(create_admin_app(metrics, lifecycle, told), [admin]))
-    grpc_exchange = Exchange("grpc", batcher, metrics)
-    grpc_server = create_server(grpc_exchange, lifecycle, told, shares_port=settings.frontend_count > 1)
+    grpc_exchanges = [Exchange(transport, batcher, metrics) for transport in ("grpc", "oip_grpc")]
+    inference = InferenceService(grpc_exchanges[1], model)
+    shares_port = settings.frontend_count > 1
+    grpc_server = create_server(grpc_exchanges[0], lifecycle, told, inference.handlers(), shares_port=shares_port)
     try:
         addresses["grpc"] = f"{host}:{grpc_server.add_insecure_port(f'{host}:{settings.grpc_port}')}"
         if settings.grpc_uds:
@@ -117,7 +125,7 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
     except RuntimeError as error:
         raise OSError(str(error)) from None
     await grpc_server.start()
-    return Listeners(servers, grpc_server, grpc_exchange, addresses, told)
+    return Listeners(servers, grpc_server, grpc_exchanges, addresses, told)
 
 
 def _tcp(settings: Settings, port: int) -> socket.socket:

@@ -32,7 +32,7 @@ class Drop(StrEnum):
     CANCELLED = "cancelled"
 
 
-TRANSPORTS = ("http", "grpc")
+TRANSPORTS = ("http", "grpc", "oip_http", "oip_grpc")
 MODES = (*[mode.value for mode in Mode], "invalid")
 CODES = ("OK", *[reason.value for reason in Reason])
 DEVICES = ("cpu", *[f"cuda:{i}" for i in range(16)])

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from gumball import contract
 from gumball.v1 import sampling_pb2 as pb
 from gumball.v1 import sampling_pb2_grpc
+from gumball_server.wire import inference
 
 SERVICE = "gumball.v1.SamplingService"
 MODES = {"MODE_HARD": ("index",), "MODE_SOFT": ("soft",), "MODE_STRAIGHT_THROUGH": ("index", "soft")}
@@ -214,17 +215,19 @@ def test_reflection_lists_the_services(channel):
     listed = reflect(channel, list_services="").list_services_response.service
     assert {service.name for service in listed} == {
         SERVICE,
+        "inference.GRPCInferenceService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }
 
 
 def test_reflection_gives_the_schema(channel):
-    """The descriptor of the service is the one that the stubs were made of."""
-    (file,) = reflect(channel, file_containing_symbol=SERVICE).file_descriptor_response.file_descriptor_proto
-    stubs = FileDescriptorProto()
-    pb.DESCRIPTOR.CopyToProto(stubs)
-    assert FileDescriptorProto.FromString(file) == stubs
+    """The descriptor of each service is the one that its messages were made of."""
+    for service, descriptor in ((SERVICE, pb.DESCRIPTOR), (inference.SERVICE.full_name, inference.DESCRIPTOR)):
+        (file,) = reflect(channel, file_containing_symbol=service).file_descriptor_response.file_descriptor_proto
+        schema = FileDescriptorProto()
+        descriptor.CopyToProto(schema)
+        assert FileDescriptorProto.FromString(file) == schema
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,8 @@ def test_until_the_kernels_are_ready_it_lives_and_asks_for_no_traffic(tmp_path: 
         until(lambda: answers(f"{http}/livez"))
         ready = httpx.get(f"{http}/readyz")
         assert (ready.status_code, ready.json()) == (503, {"status": "starting"})
+        inference = {path: httpx.get(f"{http}/v2/{path}").status_code for path in ("health/live", "health/ready")}
+        assert inference == {"health/live": 200, "health/ready": 503}
         refused = httpx.post(f"{http}/sample", json=SMALL)
         assert (refused.status_code, refused.json()["reason"]) == (503, "UNAVAILABLE")
         assert int(refused.headers["retry-after"]) >= 1

@@ -198,8 +198,9 @@ def test_what_was_read_and_written_is_timed(metrics, loaded):
     """Reading counts where there was a request to read, writing where there was an answer."""
     read = Counter((shot.transport,) for shot in loaded if shot.counted_mode != "invalid")
     written = Counter((shot.transport,) for shot in loaded if shot.code == "OK")
-    assert values(metrics["gumball_decode_duration_seconds"], "_count") == read
-    assert values(metrics["gumball_encode_duration_seconds"], "_count") == written
+    # Transports that carried nothing count 0, as what a Counter does not hold.
+    assert Counter(values(metrics["gumball_decode_duration_seconds"], "_count")) == read
+    assert Counter(values(metrics["gumball_encode_duration_seconds"], "_count")) == written
 
 
 def test_rows_and_draws_are_those_that_were_answered(metrics, loaded):

@@ -92,6 +92,16 @@ def encode_npy(result: SampleResult) -> tuple[bytes, dict[str, str]]:
     return file.getvalue(), _headers(result)
 
 
+def read_field(name: str, value: str) -> Any:
+    """A field as a query string has it."""
+    if name not in _READ:
+        raise unknown_field(name)
+    try:
+        return _READ[name](value)
+    except ValueError as error:
+        raise invalid(name, str(error)) from None
+
+
 def _headers(result: SampleResult) -> dict[str, str]:
     request = result.request
     headers = {
@@ -171,14 +181,9 @@ def _read_query(query: bytes) -> dict[str, Any]:
     except ValueError:
         raise MalformedError("the query string does not parse") from None
     for name, value in pairs:
-        if name not in _READ:
-            raise unknown_field(name)
         if name in given:
             raise invalid(name, "is given twice")
-        try:
-            given[name] = _READ[name](value)
-        except ValueError as error:
-            raise invalid(name, str(error)) from None
+        given[name] = read_field(name, value)
     return given
 
 

@@ -89,7 +89,7 @@ _PATH = re.compile(r"^(?P<detail>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL
 _UNKNOWN = re.compile(r"unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(.*)`")
 # Of a parser that is given what is no JSON: a wrong character or value, text that is no UTF-8, too many brackets.
-_PARSER_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+PARSER_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode(body: bytes) -> SampleRequest:
@@ -125,7 +125,7 @@ def _read(rest: bytes, rows: int, categories: int, source: Source) -> SampleRequ
     """A request from all of its body but its numbers and seed."""
     try:
         given = _request.decode(rest)
-    except _PARSER_ERRORS:
+    except PARSER_ERRORS:
         return None
     request = sample_request(np.empty((rows, categories), np.float32), _parameters(given), source)
     return request.like_this(_NO_LOGITS, None)
@@ -142,10 +142,10 @@ def _decode(body: bytes) -> SampleRequest:
         raise MalformedError("the body is empty")
     try:
         given = _request.decode(body)
-    except _PARSER_ERRORS as error:
-        raise _refusal(error) from None
+    except PARSER_ERRORS as error:
+        raise refusal(error) from None
     source, raw = _numbers(given)
-    return sample_request(_array(source, raw), _parameters(given), source)
+    return sample_request(read_array(source, raw), _parameters(given), source)
 
 
 def _parameters(given: JsonRequest) -> Parameters:
@@ -181,7 +181,7 @@ def encode(result: SampleResult) -> bytes:
         seed = b'"%d"' % (request.seed or 0)
     else:
         seed = orjson.dumps([str(seed) for seed in request.seeds.tolist()])
-    outputs = [_array_json(array) for array in result.outputs.values()]
+    outputs = [array_json(array) for array in result.outputs.values()]
     tau = request.tau if isinstance(request.tau, float) else tuple(request.taus)
     answer = _answer(request.rows, request.draws, request.categories, tau, request.outputs, request.seeds is None)
     return answer % (seed, *outputs, result.queue_ns, result.compute_ns)
@@ -239,11 +239,12 @@ def _numbers(given: JsonRequest) -> tuple[Source, msgspec.Raw]:
     return Source.PROBS, given.probs
 
 
-def _array(source: Source, raw: msgspec.Raw) -> Array:
+def read_array(source: Source, raw: msgspec.Raw) -> Array:
+    """Logits or probs [rows, categories], or a flat list, as float32."""
     try:
         rows = _logits.decode(raw)
-    except _PARSER_ERRORS as error:
-        raise _refusal(error, inside=source.value) from None
+    except PARSER_ERRORS as error:
+        raise refusal(error, inside=source.value) from None
     if not rows:
         raise invalid(source, "has no rows")
     try:
@@ -285,7 +286,8 @@ def _seed(field: str, value: int | str) -> int:
         raise invalid(field, str(error)) from None
 
 
-def _refusal(error: Exception, inside: str = "") -> SamplingError:
+def refusal(error: Exception, inside: str = "") -> SamplingError:
+    """What one of PARSER_ERRORS says, about the member `inside` or the whole."""
     found = _PATH.match(str(error))
     detail, path = (found["detail"], found["path"] or "") if found else (str(error), "")
     if not isinstance(error, msgspec.ValidationError):
@@ -297,7 +299,7 @@ def _refusal(error: Exception, inside: str = "") -> SamplingError:
     return invalid(inside + path, detail[0].lower() + detail[1:])
 
 
-def _array_json(array: Array) -> bytes:
+def array_json(array: Array) -> bytes:
     """An array as JSON, in decimals that give its bits back. A large one in pieces, between which the GIL is let go."""
     if array.size <= _PIECE:
         if array.size > _FEW and (array.view(np.uint32) == _NOT_SHORT).any():
@@ -308,8 +310,8 @@ def _array_json(array: Array) -> bytes:
         return text
     item = array.size // len(array)
     if item > _PIECE:
-        pieces = [_array_json(part) for part in array]
+        pieces = [array_json(part) for part in array]
     else:
         step = _PIECE // item
-        pieces = [_array_json(array[i : i + step])[1:-1] for i in range(0, len(array), step)]
+        pieces = [array_json(array[i : i + step])[1:-1] for i in range(0, len(array), step)]
     return b"[%b]" % b",".join(pieces)
