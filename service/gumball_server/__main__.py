@@ -32,6 +32,9 @@ log = logging.getLogger("gumball")
 
 _LOADING = "loading kernels from %s; compiling them, where it has none, takes half a minute"
 
+# How long a thread that parses or writes a large body may keep the GIL from the event loop.
+SWITCH_SECONDS = 0.5e-3
+
 T = TypeVar("T")
 
 
@@ -79,7 +82,7 @@ def _supervise(settings: Settings) -> int:
         signal.signal(each, lambda *_: sys.exit(0))  # while it loads there is nothing to drain
     log.info(_LOADING, settings.cache_path)
     _opened(settings).close()
-    _settle_memory()
+    _settle()
 
     def serve_one(number: int, ready: Callable[[str], None]) -> int:
         mine = ports if number == 0 else replace(ports, http_uds="", grpc_uds="")
@@ -106,7 +109,7 @@ async def serve(settings: Settings, metrics: Metrics, ready: Callable[[str], Non
         if worker := await _load(settings, stop):
             batcher.open(worker)
             listeners.info.devices.append(DeviceInfo(worker.device, settings.cpu_threads))
-            _settle_memory()
+            _settle()
             lifecycle.enter(State.READY)
             ready(str(listeners))
             received = await stop.get()
@@ -121,11 +124,12 @@ async def serve(settings: Settings, metrics: Metrics, ready: Callable[[str], Non
     log.info("stopped")
 
 
-def _settle_memory() -> None:
+def _settle() -> None:
     """What was loaded stays: no collection of garbage needs to walk it, and processes can go on sharing it."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 async def _load(settings: Settings, stop: asyncio.Queue[signal.Signals]) -> AnyWorker | None:
