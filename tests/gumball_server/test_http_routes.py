@@ -1,0 +1,223 @@
+"""`POST /sample` has two routes through the server: the short one and ASGI. Whichever a request takes, it is the same.
+
+What decides is how the request is sent, so these tests speak HTTP/1.1 over sockets of their own.
+"""
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+import pytest
+from gumball import contract
+from prometheus_client.parser import text_string_to_metric_families
+
+LOGITS = [0.5, 1.0, -0.5, 2.0]
+TIMEOUT = 30
+
+
+def body_of(seed: int) -> bytes:
+    return json.dumps({"logits": LOGITS, "seed": seed}).encode()
+
+
+def index_of(seed: int) -> list[list[int]]:
+    return [[int(contract.hard(np.array(LOGITS, np.float32), seed, 0, 0)[0])]]
+
+
+def request(body: bytes, *headers: str, path: str = "/sample", version: str = "1.1", length: bool = True) -> bytes:
+    lines = [f"POST {path} HTTP/{version}", "host: x", "content-type: application/json", *headers]
+    if length:
+        lines.append(f"content-length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+@dataclass
+class Response:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def index(self) -> list[list[int]]:
+        return json.loads(self.body)["index"]
+
+
+class Connection:
+    """A connection that says and hears just what it is told to."""
+
+    def __init__(self, server) -> None:
+        port = int(server.http.rpartition(":")[2])
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+        self._heard = b""
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def receive(self) -> Response:
+        """The next response; interim ones (100) too."""
+        while b"\r\n\r\n" not in self._heard:
+            self._hear()
+        head, _, self._heard = self._heard.partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        length = int(headers.get("content-length", 0))
+        while len(self._heard) < length:
+            self._hear()
+        body, self._heard = self._heard[:length], self._heard[length:]
+        return Response(int(status.split()[1]), headers, body)
+
+    def is_closed(self) -> bool:
+        return not self._heard and self.socket.recv(1) == b""
+
+    def _hear(self) -> None:
+        data = self.socket.recv(1 << 16)
+        assert data, "the connection was closed"
+        self._heard += data
+
+
+@pytest.fixture
+def connection(server) -> Iterator[Connection]:
+    with closing(Connection(server)) as connection:
+        yield connection
+
+
+def chunked(body: bytes, size: int) -> bytes:
+    pieces = [body[i : i + size] for i in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+WAYS = {
+    "short": lambda body: request(body),
+    "a chunked body": lambda body: request(chunked(body, 7), "transfer-encoding: chunked", length=False),
+    "HTTP/1.0": lambda body: request(body, "connection: keep-alive", version="1.0"),
+    "a percent sign in the path": lambda body: request(body, path="/s%61mple"),
+    "an absolute target": lambda body: request(body, path="http://x/sample"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_answer_is_the_same_however_it_was_asked_for(connection: Connection, way: str):
+    """The same headers but for the date and the connection, the same body but for the time it took."""
+    connection.send(WAYS[way](body_of(5)))
+    answer = connection.receive()
+    assert answer.status == 200
+    assert answer.index == index_of(5)
+    assert answer.headers.keys() - {"connection"} == {"date", "content-type", "content-length"}
+    assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        (b'{"logits":[0,1],"tau":-1}', 422, "tau"),
+        (b'{"logits":[[0,1],[2]]}', 422, "logits[1]"),
+        (b'{"logits":[null]}', 422, "logits[0]"),
+        (b'{"logits":[0,1]', 400, None),
+        (b'{"logits":[0,1],"draws":4294967296}', 413, "outputs"),
+    ],
+)
+def test_an_error_is_the_same_however_it_was_asked_for(connection, server, way, body, status, field):
+    """The problem that a plain client is told of."""
+    connection.send(WAYS[way](body))
+    answer = connection.receive()
+    plain = httpx.post(f"{server.http}/sample", content=body, headers={"content-type": "application/json"})
+    assert (answer.status, plain.status_code) == (status, status)
+    assert json.loads(answer.body) == plain.json()
+    assert json.loads(answer.body).get("field") == field
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_requests_that_arrive_in_one_piece_are_answered_in_order(connection: Connection):
+    """Pipelined ones, short and long and of other paths, of which the first takes longest."""
+    slow = json.dumps({"logits": [[0.0] * 4096] * 8, "seed": 1, "draws": 50}).encode()
+    other = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
+    connection.send(
+        request(slow) + request(body_of(2)) + other + request(body_of(3)) + request(b"{") + request(body_of(4))
+    )
+    assert len(connection.receive().index) == 8
+    assert connection.receive().index == index_of(2)
+    assert connection.receive().body == b'{"status":"alive"}'
+    assert connection.receive().index == index_of(3)
+    assert connection.receive().status == 400
+    assert connection.receive().index == index_of(4)
+
+
+@pytest.mark.parametrize("size", [1, 7, 60])
+def test_a_request_may_arrive_in_pieces(connection: Connection, size: int):
+    """However the network cuts it, also two of them."""
+    data = request(body_of(8)) + request(body_of(9))
+    connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for i in range(0, len(data), size):
+        connection.send(data[i : i + size])
+    assert [connection.receive().index, connection.receive().index] == [index_of(8), index_of(9)]
+
+
+@pytest.mark.parametrize("way", ["short", "a chunked body"])
+def test_a_client_that_wants_no_more_is_closed_on(connection: Connection, way: str):
+    """After its answer, which says so."""
+    connection.send(WAYS[way](body_of(5)).replace(b"host: x", b"host: x\r\nconnection: close", 1))
+    answer = connection.receive()
+    assert answer.index == index_of(5)
+    assert answer.headers["connection"] == "close"
+    assert connection.is_closed()
+
+
+def test_a_client_that_asks_whether_to_go_on_is_told_to(connection: Connection):
+    """Expect: 100-continue, as curl sends with larger bodies."""
+    body = body_of(6)
+    connection.send(request(b"", "expect: 100-continue", f"content-length: {len(body)}", length=False))
+    assert connection.receive().status == 100
+    connection.send(body)
+    assert connection.receive().index == index_of(6)
+
+
+def counted(server) -> dict[tuple[str, str], float]:
+    families = text_string_to_metric_families(httpx.get(f"{server.http}/metrics").text)
+    (requests,) = (family for family in families if family.name == "gumball_requests")
+    http = [sample for sample in requests.samples if sample.labels["transport"] == "http"]
+    return {(sample.labels["mode"], sample.labels["code"]): sample.value for sample in http}
+
+
+@pytest.mark.parametrize("way", ["short", "a chunked body"])
+def test_a_client_that_leaves_before_its_request_is_whole_is_counted_and_harms_nobody(server, way: str):
+    """As cancelled, in no mode, on either route; others are answered, and nothing stays under way."""
+    before = counted(server)
+    whole = WAYS[way](body_of(1))
+    for _ in range(3):
+        with closing(Connection(server)) as leaver:
+            leaver.send(whole[:-6])
+    with closing(Connection(server)) as stayer:
+        stayer.send(whole)
+        assert stayer.receive().index == index_of(1)
+    until(lambda: counted(server).get(("invalid", "CANCELLED"), 0) == before.get(("invalid", "CANCELLED"), 0) + 3)
+    assert "gumball_inflight_requests 0.0" in httpx.get(f"{server.http}/metrics").text
+
+
+def until(condition) -> None:
+    """Wait for what only asking can tell."""
+    for _ in range(1000):
+        if condition():
+            return
+    raise AssertionError("it did not come to be")
+
+
+def test_a_parameter_in_the_query_of_a_json_request_is_refused_on_the_short_route(connection: Connection):
+    """As on the other; and the next request on the connection is served."""
+    connection.send(request(body_of(5), path="/sample?seed=1"))
+    answer = connection.receive()
+    assert (answer.status, json.loads(answer.body)["field"]) == (422, "seed")
+    connection.send(request(body_of(5)))
+    assert connection.receive().index == index_of(5)
+
+
+def test_another_path_that_begins_alike_is_not_taken_for_it(connection: Connection):
+    """/samples is nowhere."""
+    connection.send(request(body_of(5), path="/samples"))
+    assert connection.receive().status == 404
