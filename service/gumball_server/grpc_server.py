@@ -1,9 +1,8 @@
 """The gRPC transport: `gumball.v1.SamplingService`, health and reflection."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -16,8 +15,10 @@ from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import MalformedError, Reason, SamplingError
 from gumball_server.exchange import Ask, Exchange
+from gumball_server.grpc_stream import Streams
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
+from gumball_server.settings import Settings
 from gumball_server.wire import message
 
 SERVICE = pb.DESCRIPTOR.services_by_name["SamplingService"].full_name
@@ -32,59 +33,84 @@ STATUS = {
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 RETRY_SECONDS = 1
+MIN_PING_INTERVAL_MS = 10_000  # clients behind proxies that drop idle connections ask this often; less is abuse
 
 
 class SamplingService:
     """The methods of the service, from bytes to bytes: a message that does not parse is ours to refuse."""
 
-    def __init__(self, exchange: Exchange, info: Info) -> None:
+    def __init__(self, exchange: Exchange, streams: Streams, info: Info) -> None:
         self._exchange = exchange
+        self._streams = streams
         self._info = info
 
     async def sample(self, body: bytes, context: Any) -> bytes:
         async def receive() -> Ask[bytes]:
-            remaining = context.time_remaining()
-            parsed = _parse(body)
-            return Ask(
-                body_bytes=len(body),
-                decode=lambda: message.decode(parsed),
-                encode=lambda result: message.encode(result, parsed.id).SerializeToString(),
-                deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
-            )
+            return _ask(_parse(body), len(body), context.time_remaining())
 
         try:
             return await self._exchange.answer(receive)
         except SamplingError as error:
-            await context.abort(STATUS[error.reason], str(error), (("grpc-status-details-bin", _details(error)),))
-            raise  # abort has raised already
+            return await _abort(context, error)
+
+    async def sample_stream(self, _messages: object, context: Any) -> None:
+        try:
+            await self._streams.serve(self._respond, context)
+        except SamplingError as error:
+            await _abort(context, error)
+
+    async def _respond(self, request: pb.SampleRequest) -> bytes:
+        """The encoded response to a request of a stream, be it an error."""
+
+        async def receive() -> Ask[bytes]:
+            return _ask(request, request.ByteSize(), None)
+
+        try:
+            return await self._exchange.answer(receive)
+        except SamplingError as error:
+            return message.encode_error(error, request.id, _retry_seconds(error))
 
     async def get_info(self, body: bytes, context: Any) -> bytes:
         return bytes(_info_message(self._info).SerializeToString())
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        methods: dict[str, Callable[[bytes, Any], Awaitable[bytes]]] = {
-            "Sample": self.sample,
-            "GetInfo": self.get_info,
-        }
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
         return grpc.method_handlers_generic_handler(
-            SERVICE, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
+            SERVICE,
+            {
+                "Sample": unary(self.sample),
+                "SampleStream": stream(self.sample_stream),
+                "GetInfo": unary(self.get_info),
+            },
         )
 
 
-def create_server(exchange: Exchange, lifecycle: Lifecycle, info: Info) -> grpc.aio.Server:
+def create_server(
+    exchange: Exchange, streams: Streams, lifecycle: Lifecycle, info: Info, settings: Settings
+) -> grpc.aio.Server:
     """A server that has no address and is not started yet."""
-    server = grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", info.limits.max_request_bytes),
-            ("grpc.max_send_message_length", -1),  # admission bounds answers
-            ("grpc.so_reuseport", 0),
-        ]
-    )
-    service = SamplingService(exchange, info)
+    server = grpc.aio.server(options=_options(settings))
+    service = SamplingService(exchange, streams, info)
     server.add_generic_rpc_handlers((service.handlers(),))
     _add_health(server, lifecycle)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    options = {
+        "grpc.max_receive_message_length": settings.max_request_bytes,
+        "grpc.max_send_message_length": -1,  # admission bounds answers
+        "grpc.so_reuseport": 0,
+        "grpc.http2.min_recv_ping_interval_without_data_ms": MIN_PING_INTERVAL_MS,
+        "grpc.keepalive_permit_without_calls": 1,
+        "grpc.max_connection_age_grace_ms": round(1000 * settings.grpc_max_connection_age_grace_seconds),
+    }
+    if settings.grpc_keepalive_seconds:
+        options["grpc.keepalive_time_ms"] = round(1000 * settings.grpc_keepalive_seconds)
+    if settings.grpc_max_connection_age_seconds:
+        options["grpc.max_connection_age_ms"] = round(1000 * settings.grpc_max_connection_age_seconds)
+    return list(options.items())
 
 
 def _add_health(server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
@@ -103,6 +129,18 @@ def _add_health(server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
     lifecycle.listen(tell)
 
 
+def _ask(request: pb.SampleRequest, size: int, remaining: float | None) -> Ask[bytes]:
+    """What to do with a request of `size` bytes, whose call has `remaining` seconds left."""
+    if (timeout := message.timeout(request)) is not None:
+        remaining = timeout if remaining is None else min(timeout, remaining)
+    return Ask(
+        body_bytes=size,
+        decode=lambda: message.decode(request),
+        encode=lambda result: message.encode(result, request.id),
+        deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
+    )
+
+
 def _parse(body: bytes) -> pb.SampleRequest:
     try:
         return pb.SampleRequest.FromString(body)
@@ -110,13 +148,22 @@ def _parse(body: bytes) -> pb.SampleRequest:
         raise MalformedError("the message does not parse as gumball.v1.SampleRequest") from None
 
 
+def _retry_seconds(error: SamplingError) -> int | None:
+    return RETRY_SECONDS if error.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE) else None
+
+
+async def _abort(context: Any, error: SamplingError) -> NoReturn:
+    """End a call with an error, told to people and as google.rpc.Status to programs."""
+    await context.abort(STATUS[error.reason], str(error), (("grpc-status-details-bin", _details(error)),))
+    raise error  # abort has raised already
+
+
 def _details(error: SamplingError) -> bytes:
-    """The error as google.rpc.Status, for programs."""
     status = Status(code=STATUS[error.reason].value[0], message=str(error))
     metadata = {"field": error.field} if error.field else {}
     status.details.add().Pack(ErrorInfo(reason=error.reason.value, domain="gumball", metadata=metadata))
-    if error.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE):
-        status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=RETRY_SECONDS)))
+    if (seconds := _retry_seconds(error)) is not None:
+        status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=seconds)))
     return bytes(status.SerializeToString())
 
 

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from gumball_server.batcher import Batcher
 from gumball_server.exchange import Exchange
 from gumball_server.grpc_server import create_server
+from gumball_server.grpc_stream import Streams
 from gumball_server.http_server import create_admin_app, create_app
 from gumball_server.info import Info, info
 from gumball_server.lifecycle import Lifecycle
@@ -65,6 +66,7 @@ class Listeners:
     http: list[HttpServer]
     grpc: grpc.aio.Server
     grpc_exchange: Exchange
+    grpc_streams: Streams
     addresses: dict[str, str]
     info: Info
 
@@ -81,7 +83,9 @@ class Listeners:
 
     async def _grpc_answered(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.grpc_exchange.idle(), seconds)
+            async with asyncio.timeout(seconds):
+                await self.grpc_streams.drain()
+                await self.grpc_exchange.idle()
 
 
 async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecycle: Lifecycle) -> Listeners:
@@ -100,8 +104,8 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
         admin = _tcp(settings.host, settings.admin_port)
         addresses["admin"] = f"http://{host}:{admin.getsockname()[1]}"
         servers.append(HttpServer(create_admin_app(metrics, lifecycle, told), [admin]))
-    grpc_exchange = Exchange("grpc", batcher, metrics)
-    grpc_server = create_server(grpc_exchange, lifecycle, told)
+    grpc_exchange, grpc_streams = Exchange("grpc", batcher, metrics), Streams()
+    grpc_server = create_server(grpc_exchange, grpc_streams, lifecycle, told, settings)
     try:
         addresses["grpc"] = f"{host}:{grpc_server.add_insecure_port(f'{host}:{settings.grpc_port}')}"
         if settings.grpc_uds:
@@ -110,7 +114,7 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
     except RuntimeError as error:
         raise OSError(str(error)) from None
     await grpc_server.start()
-    return Listeners(servers, grpc_server, grpc_exchange, addresses, told)
+    return Listeners(servers, grpc_server, grpc_exchange, grpc_streams, addresses, told)
 
 
 def _tcp(host: str, port: int) -> socket.socket:

@@ -1,0 +1,167 @@
+"""Many requests in flight on one gRPC stream: each is answered by itself, as soon as it is done.
+
+Whatever was answered in the same turn of the event loop goes out as one message, as a client's requests come in as one:
+a message costs a hundred times what a request in it does.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from gumball.framing import stream_message
+from gumball.v1 import sampling_pb2 as pb
+
+from gumball_server.domain import MalformedError, Reason, SamplingError
+from gumball_server.wire import message
+
+# The encoded response to a request, SamplingErrors included. Raises nothing; cancelling it withdraws the request.
+Answer = Callable[[pb.SampleRequest], Coroutine[None, None, bytes]]
+
+# A stream is not read on while it has so many requests unanswered, or so many bytes of answers that the client has not
+# taken yet. What it sends meanwhile waits in its own buffers.
+MAX_UNANSWERED = 1024
+MAX_UNSENT_BYTES = 1 << 26
+# Requests of one message that are started in a turn of the event loop, so that a long message does not hold it up.
+STARTED_AT_ONCE = 64
+# Answers go out together up to this size, far below the 4 MiB that gRPC's clients accept by default.
+MESSAGE_BYTES = 1 << 20
+
+
+class Streams:
+    """The open streams of a server."""
+
+    def __init__(self) -> None:
+        self._open: set[Stream] = set()
+        self._none = asyncio.Event()
+        self._none.set()
+
+    async def serve(self, answer: Answer, context: Any) -> None:
+        """Answer the requests of a stream until its end. Raises the SamplingError that is to end it."""
+        stream = Stream(answer, context)
+        self._open.add(stream)
+        self._none.clear()
+        try:
+            await stream.serve()
+        finally:
+            self._open.remove(stream)
+            if not self._open:
+                self._none.set()
+
+    async def drain(self) -> None:
+        """Read nothing more, and return once every request that was read is answered and every stream ended."""
+        for stream in self._open:
+            stream.drain()
+        await self._none.wait()
+
+
+class Stream:
+    """One stream: a task that reads, a task that writes, and a task for each request between the two."""
+
+    def __init__(self, answer: Answer, context: Any) -> None:
+        self._answer = answer
+        self._context = context
+        self._reading: asyncio.Task[None] | None = None  # while it waits for a message
+        self._end: SamplingError | None = None  # instead of OK
+        self._read_all = False
+        self._unanswered = 0
+        self._by_id: dict[int, asyncio.Task[bytes]] = {}
+        self._answers: deque[bytes] = deque()  # not sent
+        self._unsent_bytes = 0
+        self._to_write = asyncio.Event()
+        self._room = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Return, or raise the SamplingError that the stream is to end with, once all is answered."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._read(tasks))
+            tasks.create_task(self._write())
+        if self._end is not None:
+            raise self._end
+
+    def drain(self) -> None:
+        """Read nothing more."""
+        self._end = SamplingError(Reason.UNAVAILABLE, "shutting down; open a stream to another server")
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def _read(self, tasks: asyncio.TaskGroup) -> None:
+        try:
+            while (body := await self._next()) is not None:
+                await self._start(body, tasks)
+        except SamplingError as error:
+            self._end = error  # once what came before is answered
+        finally:
+            self._read_all = True
+            self._to_write.set()
+
+    async def _next(self) -> bytes | None:
+        """The next message, or None where no more are to be read."""
+        if self._end is not None:
+            return None
+        self._reading = asyncio.current_task()
+        try:
+            body = await self._context.read()
+        finally:
+            self._reading = None
+        return None if body is grpc.aio.EOF else body
+
+    async def _start(self, body: bytes, tasks: asyncio.TaskGroup) -> None:
+        """Start every request of a message, in time."""
+        parsed = _parse(body)
+        for started, request in enumerate(parsed.requests, 1):
+            while self._unanswered >= MAX_UNANSWERED or self._unsent_bytes >= MAX_UNSENT_BYTES:
+                self._room.clear()
+                await self._room.wait()
+            self._unanswered += 1
+            self._by_id[request.id] = task = tasks.create_task(self._answer(request))
+            task.add_done_callback(partial(self._done, request.id))
+            if started % STARTED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        for request_id in parsed.withdrawn:
+            if (withdrawn := self._by_id.get(request_id)) is not None:
+                withdrawn.cancel()
+
+    def _done(self, request_id: int, task: asyncio.Task[bytes]) -> None:
+        if self._by_id.get(request_id) is task:
+            del self._by_id[request_id]
+        if task.cancelled():
+            self._answered(1)
+        else:
+            self._answers.append(task.result())
+            self._unsent_bytes += len(task.result())
+        self._to_write.set()
+
+    async def _write(self) -> None:
+        while self._unanswered or not self._read_all:
+            await self._to_write.wait()
+            self._to_write.clear()
+            while self._answers:
+                answers = self._gather()
+                await self._context.write(stream_message(answers))
+                self._unsent_bytes -= sum(map(len, answers))
+                self._answered(len(answers))
+
+    def _gather(self) -> list[bytes]:
+        """The answers of the next message, at least one."""
+        gathered = [self._answers.popleft()]
+        size = len(gathered[0])
+        while self._answers and (size := size + len(self._answers[0])) <= MESSAGE_BYTES:
+            gathered.append(self._answers.popleft())
+        return gathered
+
+    def _answered(self, requests: int) -> None:
+        self._unanswered -= requests
+        self._room.set()
+
+
+def _parse(body: bytes) -> pb.SampleStreamRequest:
+    try:
+        parsed = pb.SampleStreamRequest.FromString(body)
+    except DecodeError:
+        raise MalformedError("the message does not parse as gumball.v1.SampleStreamRequest") from None
+    message.refuse_unknown(parsed)
+    return parsed
