@@ -6,8 +6,8 @@ answer is checked in full against its request before it becomes a `Sample`.
 
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, NotRequired, Self, SupportsIndex, TypedDict, cast, get_args
@@ -201,6 +201,16 @@ class SampleRequest:
     logit_bias: dict[int, float | None] | None
     without_replacement: int | None
     top_log_probs: int | None
+    form: Form = field(init=False)  # of an answer
+
+    def __post_init__(self) -> None:
+        names: tuple[str, ...] = self.outputs or OUTPUTS_OF_MODE[self.mode]
+        if self.outputs is None and self.without_replacement is not None:
+            names += ("score",)
+        if self.top_log_probs is not None:
+            names += _TOP_OUTPUTS
+        rows, categories = self.logits.shape
+        self.form = _form(names, (rows, self.draws, categories), self.without_replacement, self.top_log_probs or 0)
 
     @classmethod
     def of(
@@ -284,16 +294,6 @@ class SampleRequest:
     def expected(self) -> tuple[OutputArray, ...]:
         """The arrays that an answer to this request holds, in order."""
         return self.form.arrays
-
-    @cached_property
-    def form(self) -> Form:
-        names: tuple[str, ...] = self.outputs or OUTPUTS_OF_MODE[self.mode]
-        if self.outputs is None and self.without_replacement is not None:
-            names += ("score",)
-        if self.top_log_probs is not None:
-            names += _TOP_OUTPUTS
-        rows, categories = self.logits.shape
-        return _form(names, (rows, self.draws, categories), self.without_replacement, self.top_log_probs or 0)
 
 
 def sample_of(

@@ -58,6 +58,7 @@ def _way(address: str) -> str:
     with suppress(ValueError):
         parts = urlsplit(address)
         place = parts.path if parts.scheme.endswith("+unix") else parts.netloc
+        _ = parts.port  # a ValueError where it is no number
         if parts.scheme in _SCHEMES and (place or parts.scheme == "local"):
             return _SCHEMES[parts.scheme]
     raise InvalidArgument(
