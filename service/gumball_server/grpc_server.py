@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -55,7 +56,10 @@ class SamplingService:
 
     async def sample_stream(self, _messages: object, context: Any) -> None:
         try:
-            await self._streams.serve(self._respond, context)
+            try:
+                await self._streams.serve(self._respond, context)
+            except MalformedError as malformed:
+                await self._exchange.answer(partial(_fail, malformed))  # counts it, as it does those of single calls
         except SamplingError as error:
             await _abort(context, error)
 
@@ -146,6 +150,10 @@ def _parse(body: bytes) -> pb.SampleRequest:
         return pb.SampleRequest.FromString(body)
     except DecodeError:
         raise MalformedError("the message does not parse as gumball.v1.SampleRequest") from None
+
+
+async def _fail(error: SamplingError) -> Ask[bytes]:
+    raise error
 
 
 def _retry_seconds(error: SamplingError) -> int | None:
