@@ -12,11 +12,11 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 from gumball.framing import stream_message
 from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import MalformedError, Reason, SamplingError
-from gumball_server.wire import message
 
 # The encoded response to a request, SamplingErrors included. Raises nothing; cancelling it withdraws the request.
 Answer = Callable[[pb.SampleRequest], Coroutine[None, None, bytes]]
@@ -163,5 +163,6 @@ def _parse(body: bytes) -> pb.SampleStreamRequest:
         parsed = pb.SampleStreamRequest.FromString(body)
     except DecodeError:
         raise MalformedError("the message does not parse as gumball.v1.SampleStreamRequest") from None
-    message.refuse_unknown(parsed)
+    if len(UnknownFieldSet(parsed)):  # type: ignore[no-untyped-call]
+        raise MalformedError("the message has a field that is unknown here")
     return parsed

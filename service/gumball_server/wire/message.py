@@ -33,7 +33,7 @@ _MODES = {pb.Mode.Value(f"MODE_{mode.name}"): mode.value for mode in Mode}
 
 def decode(message: pb.SampleRequest) -> SampleRequest:
     """The request in a message. Raises SamplingError naming the field at fault."""
-    refuse_unknown(message)
+    _refuse_unknown(message)
     source, tensor = _numbers(message)
     given = {}
     for field, value in message.ListFields():  # those that are there: asking for each in turn takes longer
@@ -78,10 +78,9 @@ def encode_error(error: SamplingError, request_id: int, retry_after_seconds: flo
     return bytes(pb.SampleResponse(id=request_id, error=told).SerializeToString())
 
 
-def refuse_unknown(message: Message, inside: str = "") -> None:
-    """Refuse a field that a message may not have. Raises SamplingError."""
+def _refuse_unknown(message: Message, inside: str = "") -> None:
     for field in UnknownFieldSet(message):  # type: ignore[attr-defined]  # its stub lacks iteration
-        raise unknown_field(f"{inside}{field.field_number}")
+        raise unknown_field(f"{inside}.{field.field_number}" if inside else str(field.field_number))
 
 
 def _numbers(message: pb.SampleRequest) -> tuple[Source, pb.Tensor]:
@@ -96,17 +95,18 @@ def _numbers(message: pb.SampleRequest) -> tuple[Source, pb.Tensor]:
 
 
 def _array(source: Source, tensor: pb.Tensor) -> Array:
-    refuse_unknown(tensor, f"{source}.")
-    if tensor.dtype not in _DTYPE_OF_NUMBER:
+    _refuse_unknown(tensor, source)
+    dtype = _DTYPE_OF_NUMBER.get(tensor.dtype)
+    if dtype is None:
         raise invalid(f"{source}.dtype", f"must be one of {', '.join(LOGITS_DTYPES)}, is number {tensor.dtype}")
     shape = tuple(tensor.shape[:])  # a slice is one call; an iterator is one a number
     if shape and min(shape) < 0:
         raise invalid(f"{source}.shape", f"has a negative length: {list(shape)}")
-    return from_bytes(source, tensor.data, shape, _DTYPE_OF_NUMBER[tensor.dtype])
+    return from_bytes(source, tensor.data, shape, dtype)
 
 
 def _schedule(message: pb.TauSchedule) -> TauSchedule:
-    refuse_unknown(message, "tau_schedule.")
+    _refuse_unknown(message, "tau_schedule")
     try:
         kind = pb.TauSchedule.Kind.Name(message.kind).removeprefix("KIND_").lower()
     except ValueError:
@@ -118,7 +118,7 @@ def _schedule(message: pb.TauSchedule) -> TauSchedule:
 def _bias(items: Iterable[pb.LogitBias]) -> dict[int, float | None]:
     bias: dict[int, float | None] = {}
     for i, item in enumerate(items):
-        refuse_unknown(item, f"logit_bias[{i}].")
+        _refuse_unknown(item, f"logit_bias[{i}]")
         if item.category in bias:
             raise invalid(f"logit_bias[{i}]", f"names category {item.category} again")
         bias[item.category] = item.bias if item.HasField("bias") else None
