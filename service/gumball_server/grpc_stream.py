@@ -163,6 +163,6 @@ def _parse(body: bytes) -> pb.SampleStreamRequest:
         parsed = pb.SampleStreamRequest.FromString(body)
     except DecodeError:
         raise MalformedError("the message does not parse as gumball.v1.SampleStreamRequest") from None
-    if len(UnknownFieldSet(parsed)):  # type: ignore[no-untyped-call]
+    if len(UnknownFieldSet(parsed)):
         raise MalformedError("the message has a field that is unknown here")
     return parsed

@@ -73,7 +73,7 @@ def metric(server: Server, name: str, **labels: str) -> float:
 async def until(server: Server, wanted: float, name: str, **labels: str) -> None:
     """Wait for what only asking can tell."""
     async with asyncio.timeout(60):
-        while await asyncio.to_thread(metric, server, name, **labels) != wanted:
+        while await asyncio.to_thread(metric, server, name, **labels) != wanted:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.005)
 
 
@@ -100,7 +100,7 @@ def narrow() -> Iterator[Server]:
 
 @asynccontextmanager
 async def busy(server: Server, stub: SamplingServiceStub) -> AsyncIterator[grpc.aio.UnaryUnaryCall]:
-    """While the worker has one slow request and the next ready; gives the one that it computes. In the end all is quiet."""
+    """While the worker has one slow request and the next ready; gives the one that it computes. Then all is quiet."""
     computed, ready = (stub.Sample(request(n, **SLOW)) for n in range(2))
     await until(server, 2, "gumball_inflight_requests")
     yield computed

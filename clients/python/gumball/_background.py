@@ -27,12 +27,14 @@ class _Thread:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.users = 0
+        self.process = os.getpid()
         self._thread = threading.Thread(target=self._serve, name="gumball-client", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
         try:
             self.loop.run_forever()
+            self.loop.run_until_complete(_end_all())
         finally:
             self.loop.close()
 
@@ -48,10 +50,11 @@ class _Thread:
 
 _lock = threading.Lock()
 _shared: _Thread | None = None
+_inherited: list[object] = []  # from before a fork: not to be used here, nor taken down, which its threads would do
 
 
 def _join() -> _Thread:
-    global _shared  # noqa: PLW0603 - one for all clients is the point
+    global _shared
     with _lock:
         if _shared is None:
             _shared = _Thread()
@@ -60,7 +63,7 @@ def _join() -> _Thread:
 
 
 def _leave(thread: _Thread) -> None:
-    global _shared  # noqa: PLW0603
+    global _shared
     with _lock:
         thread.users -= 1
         if thread.users:
@@ -71,7 +74,7 @@ def _leave(thread: _Thread) -> None:
 
 def _forget() -> None:
     """A fork takes no threads along; the child starts its own."""
-    global _lock, _shared  # noqa: PLW0603
+    global _lock, _shared
     _lock, _shared = threading.Lock(), None
 
 
@@ -83,6 +86,8 @@ class Background(Generic[ClosableT]):
     """Something that lives on the shared event loop, from its first use in a process to its closing."""
 
     def __init__(self, make: Callable[[], ClosableT]) -> None:
+        self._thread: _Thread
+        self._made: ClosableT
         self._make = make
         self._opening = threading.Lock()
         self._process: int | None = None
@@ -112,10 +117,20 @@ class Background(Generic[ClosableT]):
                 raise Unavailable("the client is closed")
             if self._process == os.getpid():
                 return
+            if self._process is not None:
+                _inherited.append((self._thread, self._made))
             self._thread = _join()
             self._made = asyncio.run_coroutine_threadsafe(_call(self._make), self._thread.loop).result()
             self._finalizer = weakref.finalize(self, _close, self._thread, self._made)
             self._process = os.getpid()
+
+
+async def _end_all() -> None:
+    """Cancel what the libraries left, and see it end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _call(make: Callable[[], T]) -> T:
@@ -123,7 +138,9 @@ async def _call(make: Callable[[], T]) -> T:
 
 
 def _close(thread: _Thread, made: Closable) -> None:
-    """Close from whichever thread lost the last reference, even that of the event loop, which must not wait for itself."""
+    """Close from whichever thread lost the last reference; that of the event loop must not wait for itself."""
+    if thread.process != os.getpid():
+        return
     closing = asyncio.run_coroutine_threadsafe(made.close(), thread.loop)
     if threading.get_ident() == thread.ident:
         closing.add_done_callback(lambda _: _leave(thread))

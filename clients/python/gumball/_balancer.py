@@ -1,7 +1,7 @@
 """Calls that are made again, and in more than one place: round robin, retries and hedging over services.
 
-All of it is safe because a call draws by a seed that was chosen before it was first made: whoever answers it, and however
-often, the bits are the same.
+All of it is safe because a call draws by a seed that was chosen before it was first made: whoever answers it, and
+however often, the bits are the same.
 """
 
 import asyncio
@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from gumball._codec import Info, Sample, SampleRequest
+from gumball._places import Place, Resolve, places_of, resolve
 from gumball.errors import DeadlineExceeded, GumballError, Overloaded, Unavailable
 
 T = TypeVar("T")
 
+RETRIED = (Unavailable, Overloaded)
 FIRST_BACKOFF = 0.05  # seconds; doubled from try to try
 MAX_BACKOFF = 5.0
 GRACE = 0.5  # seconds that a service has to say itself that the deadline passed
+LOOK_AGAIN = 30.0  # seconds after which names are looked up again
 
 
 class Service(Protocol):
@@ -30,8 +33,11 @@ class Service(Protocol):
     def close(self) -> Awaitable[None]: ...
 
 
-@dataclass(slots=True)
-class Place:
+Call = Callable[[Service, float | None], Awaitable[T]]
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
     """A service, and until when it is better left alone."""
 
     service: Service
@@ -41,102 +47,138 @@ class Place:
 class Balancer:
     """Calls to whichever of some equal services is next, made again where that helps."""
 
-    def __init__(self, services: Sequence[Service], retries: int, hedge: float | None) -> None:
-        self._places = [Place(service) for service in services]
-        self._next = random.randrange(len(services))  # noqa: S311 - so that clients do not start all at the same one
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        connect: Callable[[Place], Service],
+        *,
+        retries: int,
+        hedge: float | None = None,
+        resolve: Resolve = resolve,
+    ) -> None:
+        self._addresses = addresses
+        self._connect = connect
         self._retries = retries
-        self._hedge = hedge if len(services) > 1 else None
+        self._hedge = hedge
+        self._resolve = resolve
+        self._peers: dict[Place, Peer] = {}
+        self._order: list[Peer] = []
+        self._next = 0
+        self._look_at = 0.0  # in the loop's time
+        self._looking: asyncio.Task[None] | None = None
         self._closed = False
 
-    def sample(self, request: SampleRequest, timeout: float | None) -> Coroutine[None, None, Sample]:
+    def sample(self, request: SampleRequest, timeout: float | None) -> Coroutine[Any, Any, Sample]:
         """The sample of a request. Raises GumballError."""
 
         def call(service: Service, remaining: float | None) -> Awaitable[Sample]:
             return service.sample(request, remaining)
 
-        if timeout is None:
-            return self._call(call, None)
-        return self._in_time(call, timeout)
+        return self._call(call, None) if timeout is None else self._in_time(call, timeout)
 
-    def info(self) -> Coroutine[None, None, Info]:
+    def info(self) -> Coroutine[Any, Any, Info]:
         """The information of one of the services."""
-        return self._tries(lambda service, _: service.info(), None)
+        return self._tries(lambda service, _: service.info(), None, [])
 
     async def close(self) -> None:
         """Close every service; calls that are under way fail."""
         self._closed = True
-        for place in self._places:
-            await place.service.close()
+        if self._looking is not None:
+            await _end([self._looking])
+        for peer in self._order:
+            await peer.service.close()
 
-    async def _in_time(self, call: "Call[T]", timeout: float) -> T:  # noqa: ASYNC109 - told to the services, too
-        deadline = asyncio.get_running_loop().time() + timeout
+    async def _in_time(self, call: Call[T], timeout: float) -> T:  # noqa: ASYNC109 - told to the services, too
+        deadline = _now() + timeout
         try:
             async with asyncio.timeout_at(deadline + GRACE):
                 return await self._call(call, deadline)
         except TimeoutError:
             raise DeadlineExceeded("no answer in time") from None
 
-    def _call(self, call: "Call[T]", deadline: float | None) -> Coroutine[None, None, T]:
-        return self._tries(call, deadline) if self._hedge is None else self._hedged(call, deadline, self._hedge)
+    def _call(self, call: Call[T], deadline: float | None) -> Coroutine[Any, Any, T]:
+        return self._tries(call, deadline, []) if self._hedge is None else self._hedged(call, deadline, self._hedge)
 
-    async def _hedged(self, call: "Call[T]", deadline: float | None, patience: float) -> T:
-        """The first answer of two calls, the second of which is made when the first takes long."""
-        calls = {asyncio.create_task(self._tries(call, deadline))}
+    async def _hedged(self, call: Call[T], deadline: float | None, patience: float) -> T:
+        """The first answer of two calls, the second of which is made elsewhere when the first takes long."""
+        called: list[Peer] = []
+        calls = [asyncio.create_task(self._tries(call, deadline, called))]
         try:
-            done, pending = await asyncio.wait(calls, timeout=patience)
-            if not done:
-                calls.add(asyncio.create_task(self._tries(call, deadline)))
-                done, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-            if pending and isinstance(next(iter(done)).exception(), (Unavailable, Overloaded)):
-                done, pending = await asyncio.wait(pending)  # the other may still get an answer
-            return next(iter(done)).result()
+            await asyncio.wait(calls, timeout=patience)
+            if not calls[0].done() and len(self._order) > 1:
+                calls.append(asyncio.create_task(self._tries(call, deadline, called)))
+            return await _first(calls)
         finally:
             await _end(calls)
 
-    async def _tries(self, call: "Call[T]", deadline: float | None) -> T:
-        """The answer of the first try that has one."""
+    async def _tries(self, call: Call[T], deadline: float | None, called: list[Peer]) -> T:
+        """The answer of the first try that has one; those who were `called` before for this are called again last."""
+        if self._looking is not None or _now() >= self._look_at:
+            await self._look()
         tries = 0
         while not self._closed:
-            place = self._pick()
+            peer = self._pick(called)
+            called.append(peer)
             try:
-                return await call(place.service, None if deadline is None else deadline - _now())
-            except (Unavailable, Overloaded) as error:
+                return await call(peer.service, None if deadline is None else deadline - _now())
+            except RETRIED as error:
                 tries += 1
-                delay = self._delay(place, error, tries)
+                delay = self._delay(peer, error, tries)
                 if tries > self._retries or (deadline is not None and _now() + delay >= deadline):
                     raise
             await asyncio.sleep(delay)
         raise Unavailable("the client is closed")
 
-    def _pick(self) -> Place:
-        """The next place that is not shunned, or just the next."""
-        places = self._places
-        first = self._next
-        self._next = (first + 1) % len(places)
-        if len(places) > 1:
-            now = _now()
-            for n in range(first, first + len(places)):
-                if (place := places[n % len(places)]).shunned_until <= now:
-                    return place
-        return places[first]
+    def _pick(self, called: list[Peer]) -> Peer:
+        """The next in turn, but neither one that is shunned nor one that was called before, while there are others."""
+        order, first = self._order, self._next % len(self._order)
+        self._next = first + 1
+        if len(order) == 1:
+            return order[0]
+        now = _now()
+        in_turn = order[first:] + order[:first]
+        return min(in_turn, key=lambda peer: (peer.shunned_until > now, peer in called))
 
-    def _delay(self, place: Place, error: GumballError, tries: int) -> float:
-        """How long to wait before the next try: not at all where another place may do better at once."""
+    def _delay(self, peer: Peer, error: GumballError, tries: int) -> float:
+        """How long to wait before the next try: not at all where another service may do better at once."""
         backoff = min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** (tries - 1)) * random.uniform(0.5, 1.5)  # noqa: S311
         delay = max(backoff, error.retry_after or 0.0)
         now = _now()
-        place.shunned_until = now + delay
-        return 0.0 if any(other.shunned_until <= now for other in self._places) else delay
+        peer.shunned_until = now + delay
+        return 0.0 if any(other.shunned_until <= now for other in self._order) else delay
 
+    async def _look(self) -> None:
+        """Look names up, one caller for all; only where nothing is known yet is that waited for."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_up())
+        if not self._order:
+            await asyncio.shield(self._looking)
 
-Call = Callable[[Service, float | None], Awaitable[T]]
+    async def _look_up(self) -> None:
+        found = [place for address in self._addresses for place in await places_of(address, self._resolve)]
+        gone = [peer for place, peer in self._peers.items() if place not in found]
+        self._peers = {place: self._peers.get(place) or Peer(self._connect(place)) for place in found}
+        self._order = list(self._peers.values())
+        self._look_at, self._looking = _now() + LOOK_AGAIN, None
+        for peer in gone:
+            await peer.service.close()  # what it has not answered is asked elsewhere
 
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+async def _first(calls: Sequence[asyncio.Task[T]]) -> T:
+    """The first answer, or an error that none of the calls can better."""
+    pending = set(calls)
+    while True:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        good = [call for call in done if not isinstance(call.exception(), RETRIED)]
+        if good or not pending:
+            return (good or list(done))[0].result()
+
+
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
     """Cancel what still runs, and see it end."""
     for task in tasks:
         task.cancel()

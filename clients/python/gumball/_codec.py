@@ -180,7 +180,7 @@ def _form(names: tuple[str, ...], shape: tuple[int, int, int], k: int | None, n:
 
 @dataclass(eq=False)
 class SampleRequest:
-    """A request that can be encoded, and is not changed any more. Per-row parameters are arrays of one value or one a row."""
+    """A request that can be encoded, and never changes. Per-row parameters are arrays of one value or one a row."""
 
     logits: Array  # [rows, categories] float32, float16, or uint16 holding bfloat16; C order, native
     source: Source  # what they are

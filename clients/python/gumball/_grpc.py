@@ -38,7 +38,10 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # the service bounds its answers
     ("grpc.max_send_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),  # a service that restarts is found again soon
+    ("grpc.min_reconnect_backoff_ms", 5000),  # how long a connection may take, by gRPC's odd name
     ("grpc.max_reconnect_backoff_ms", 5000),
+    ("grpc.keepalive_time_ms", 30_000),  # a connection that died without a word is noticed while calls wait
+    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.lb_policy_name", "round_robin"),  # over all replicas that the name resolves to; else one gets every call
 )
 
@@ -60,8 +63,10 @@ _REASON_OF_STATUS = {
     grpc.StatusCode.UNKNOWN: "INTERNAL",
 }
 _LITTLE_ENDIAN = sys.byteorder == "little"
-_NUMBER_OF_MODE = {name: pb.Mode.Value(f"MODE_{name.upper()}") for name in OUTPUTS_OF_MODE}
-_NUMBER_OF_DTYPE = {name: pb.DataType.Value(f"DATA_TYPE_{name.upper()}") for name in ("float32", "float16", "bfloat16")}
+_NUMBER_OF_MODE: dict[str, pb.Mode] = {name: getattr(pb, f"MODE_{name.upper()}") for name in OUTPUTS_OF_MODE}
+_NUMBER_OF_DTYPE: dict[str, pb.DataType] = {
+    name: getattr(pb, f"DATA_TYPE_{name.upper()}") for name in ("float32", "float16", "bfloat16")
+}
 _PER_ROW_OPTIONAL = ("seeds", "top_k", "top_p", "min_p")
 _NAME_OF_DTYPE = {pb.DATA_TYPE_FLOAT32: "float32", pb.DATA_TYPE_INT32: "int32"}
 
@@ -96,7 +101,7 @@ def sample_message(request: SampleRequest, timeout: float | None = None) -> pb.S
         if (values := getattr(request, name)) is not None:
             getattr(message, name).extend(values.tolist())
     if request.outputs is not None:
-        message.outputs.extend([pb.Output.Value(f"OUTPUT_{name.upper()}") for name in request.outputs])
+        message.outputs.extend([getattr(pb, f"OUTPUT_{name.upper()}") for name in request.outputs])
     if request.logit_bias is not None:
         items = request.logit_bias.items()
         message.logit_bias.extend(pb.LogitBias(category=category, bias=amount) for category, amount in items)
@@ -179,6 +184,12 @@ def _target(address: str) -> str:
     return f"unix:{parts.path}" if parts.scheme == "grpc+unix" else parts.netloc
 
 
+def _authority(name: str) -> Iterator[tuple[str, str]]:
+    """What a server or proxy is told that it was called by, where that is a name."""
+    if name:
+        yield "grpc.default_authority", name
+
+
 def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple((name.lower(), value) for name, value in headers.items())  # as HTTP/2 has it, and gRPC insists
 
@@ -195,16 +206,16 @@ def _failures() -> Iterator[None]:
 class GRPCService:
     """Calls to a service over gRPC: small ones on a stream, which costs less, large ones each by itself.
 
-    Only within the process where gRPC was first used: its threads do not survive a fork, and calls in a child would hang.
+    Only in the process where gRPC was first used: its threads do not survive a fork, and calls in a child would hang.
     """
 
     _process: int | None = None  # where gRPC was first used
 
-    def __init__(self, address: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, address: str, headers: Mapping[str, str], authority: str = "") -> None:
         GRPCService._process = self._process or os.getpid()
         if self._process != os.getpid():
             raise RuntimeError("gRPC was used before this process was forked: make the first call after it, or spawn")
-        self._channel = grpc.aio.insecure_channel(_target(address), _OPTIONS)
+        self._channel = grpc.aio.insecure_channel(_target(address), (*_OPTIONS, *_authority(authority)))
         self._stub = SamplingServiceStub(self._channel)
         self._metadata = _metadata(headers)
         self._stream = SampleStream(partial(self._channel.stream_stream(_SAMPLE_STREAM), metadata=self._metadata))
@@ -216,14 +227,14 @@ class GRPCService:
         timeout: float | None,  # noqa: ASYNC109 - a deadline that the service is told, not one to wait here
     ) -> Sample:
         if self._has_stream and request.logits.nbytes + request.form.nbytes <= SMALL_BYTES:
-            message = sample_message(request, timeout).SerializeToString()
             try:
-                return read_response(request, await self._stream.sample(message))
+                response = await self._stream.sample(sample_message(request, timeout).SerializeToString())
             except StreamBroken as broken:
                 self._judge(broken)
-        message = sample_message(request)
+            else:
+                return read_response(request, response)
         with _failures():
-            answer = await self._stub.Sample(message, timeout=timeout, metadata=self._metadata)
+            answer = await self._stub.Sample(sample_message(request), timeout=timeout, metadata=self._metadata)
         return read_sample(request, answer)
 
     async def info(self) -> Info:
@@ -235,11 +246,16 @@ class GRPCService:
         await self._channel.close()
 
     def _judge(self, broken: StreamBroken) -> None:
-        """Return where a call by itself can do better than the stream, and else raise why that ended."""
+        """Raise Unavailable where the service is gone; return where a call by itself may do better, or tell more.
+
+        It may be that the service has no streams, or takes shorter messages than was thought; and gRPC forgets the
+        status of a stream that ends while it is written to.
+        """
         error = broken.__cause__
-        if not isinstance(error, grpc.RpcError):
-            raise errors.Unavailable("the stream ended before the answer") from error
-        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        code = error.code() if isinstance(error, grpc.RpcError) else None
+        if code is grpc.StatusCode.UNIMPLEMENTED:
             self._has_stream = False
-        elif error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # the server takes shorter messages than was thought
+        elif code is grpc.StatusCode.UNAVAILABLE:
             raise read_error(error) from error
+        elif code is None:
+            raise errors.Unavailable("the stream ended before the answer") from error

@@ -1,4 +1,4 @@
-"""One `SampleStream` to one server: calls of the same turn of the event loop travel as one message, and so do answers."""
+"""One `SampleStream` to one server: calls of one turn of the event loop travel as one message, and so do answers."""
 
 import asyncio
 from collections.abc import Callable
@@ -38,7 +38,8 @@ class SampleStream:
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         number = next(self._ids)
-        self._waiting[number] = answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[pb.SampleResponse] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
         self._unsent.append(with_id(request, number))
         self._to_send.set()
         try:
@@ -90,6 +91,7 @@ class SampleStream:
                 self._to_send.clear()
                 while self._unsent or self._withdrawn:
                     await call.write(self._next_message())
+        call.cancel()
 
     def _next_message(self) -> bytes:
         """The requests of the next message, at least one where there is any, and who is not waiting any more."""

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Protocol, Self, SupportsIndex, TypeVar
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from gumball._codec import (
     integer,
     seconds_of,
 )
+from gumball._places import Place
 from gumball.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -93,19 +95,16 @@ def _remote(
     hedge = seconds_of(hedge, "hedge")
 
     # A transport's libraries take longer to import than all the rest, so each is imported when it is asked for.
-    def service(way: str, address: str) -> Service:
-        if way == "grpc":
+    def connect(place: Place) -> Service:
+        if _way(place.address) == "grpc":
             from gumball._grpc import GRPCService
 
-            return GRPCService(address, headers or {})
+            return GRPCService(place.address, headers or {}, place.name)
         from gumball._http import HTTPService
 
-        return HTTPService(address, headers or {}, http_transport)
+        return HTTPService(place.address, headers or {}, http_transport)
 
-    def make() -> Balancer:
-        return Balancer([service(way, address) for way, address in zip(ways, addresses, strict=True)], tries, hedge)
-
-    return make
+    return partial(Balancer, addresses, connect, retries=tries, hedge=hedge)
 
 
 class _Calls(Generic[SampleT, InfoT, ClosedT]):
@@ -209,14 +208,14 @@ class Client(_Calls[Sample, Info, None]):
 
     Args:
         address: "http://host:8000" or https, "grpc://host:8001", a Unix socket as "http+unix:///path" or
-            "grpc+unix:///path", or "local:" to sample in this process (``pip install 'gumball[server]'``). Several equal
-            services, as "grpc://a:8001,b:8001" or a list of addresses, are called in turn.
+            "grpc+unix:///path", or "local:" to sample in this process (``pip install 'gumball[server]'``). Several
+            equal services, as "grpc://a:8001,b:8001" or a list of addresses, are called in turn.
         headers: sent with every call, as HTTP headers or gRPC metadata.
         http_transport: an httpx transport to send HTTP calls by.
         retries: how often a call is made again that a service could not take, at another address where there is one.
-            The waits between grow from 0.05 s, are drawn at random, and are never shorter than the service asks for; all
-            of it happens within the call's `timeout`. Whatever is made again draws by the same seed: the bits do not
-            depend on it.
+            The waits between grow from 0.05 s, are drawn at random, and are never shorter than the service asks for;
+            all of it happens within the call's `timeout`. Whatever is made again draws by the same seed: the bits do
+            not depend on it.
         hedge: seconds after which a call that has no answer yet is also made at another address; the first answer
             counts, and the other call is cancelled.
     """
