@@ -29,7 +29,7 @@ class FakeService(SamplingServiceServicer):
         self._respond = respond
         self.messages: list[pb.SampleStreamRequest] = []
         self.withdrawn: list[int] = []
-        self.address = ""
+        self.received = asyncio.Event()
 
     @property
     def requests(self) -> list[pb.SampleRequest]:
@@ -40,6 +40,7 @@ class FakeService(SamplingServiceServicer):
         async with asyncio.TaskGroup() as tasks:
             async for message in messages:
                 self.messages.append(message)
+                self.received.set()
                 self.withdrawn += message.withdrawn
                 for request in message.requests:
                     tasks.create_task(self._answer(request, context, writing))

@@ -64,6 +64,7 @@ class Stream:
     def __init__(self, answer: Answer, context: Any) -> None:
         self._answer = answer
         self._context = context
+        self._serving: asyncio.Task[Any] | None = None
         self._reading: asyncio.Task[None] | None = None  # while it waits for a message
         self._end: SamplingError | None = None  # instead of OK
         self._read_all = False
@@ -76,6 +77,7 @@ class Stream:
 
     async def serve(self) -> None:
         """Return, or raise the SamplingError that the stream is to end with, once all is answered."""
+        self._serving = asyncio.current_task()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._read(tasks))
             tasks.create_task(self._write())
@@ -141,9 +143,17 @@ class Stream:
             self._to_write.clear()
             while self._answers:
                 answers = self._gather()
-                await self._context.write(stream_message(answers))
+                await self._send(stream_message(answers))
                 self._unsent_bytes -= sum(map(len, answers))
                 self._answered(len(answers))
+
+    async def _send(self, body: bytes) -> None:
+        try:
+            await self._context.write(body)
+        except grpc.aio.InternalError:  # the client left, and gRPC has not said so yet
+            if self._serving is not None:
+                self._serving.cancel()
+            raise asyncio.CancelledError from None
 
     def _gather(self) -> list[bytes]:
         """The answers of the next message, at least one."""

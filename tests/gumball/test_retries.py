@@ -156,8 +156,7 @@ async def test_a_stream_that_breaks_is_opened_again():
     async with serving(first) as address:
         client = AsyncClient(address, retries=20)
         call = asyncio.create_task(client.sample(LOGITS, seed=5))
-        while not first.messages:
-            await asyncio.sleep(0.001)
+        await first.received.wait()
     async with serving(second, address.removeprefix("grpc://")):
         assert int((await call).index[0, 0]) == index_of(5)
         await client.close()
@@ -206,11 +205,11 @@ async def test_a_hedged_call_outlives_the_failure_of_either():
         return response_to(request)
 
     slow, broken = FakeService(late), refusing(10**6, "UNAVAILABLE", retry_after=0.01)
-    async with serving(slow) as one, serving(broken) as two:
-        async with AsyncClient([one, two], hedge=0.02, retries=0) as client:
-            outcomes = [await client.sample(LOGITS, seed=n) for n in range(1)]
-            assert int(outcomes[0].index[0, 0]) == index_of(0)
-        async with AsyncClient([two, two], hedge=0.02, retries=0) as client:
+    async with serving(slow) as one, serving(broken) as two, serving(broken) as three:
+        async with AsyncClient([one, two], hedge=0.02, retries=1) as client:
+            assert int((await client.sample(LOGITS, seed=0)).index[0, 0]) == index_of(0)
+            assert broken.requests
+        async with AsyncClient([two, three], hedge=0.02, retries=0) as client:
             with pytest.raises(errors.Unavailable):
                 await client.sample(LOGITS)
 

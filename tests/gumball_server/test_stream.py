@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -236,6 +237,30 @@ async def test_what_a_cancelled_stream_asked_for_is_dropped_and_counted(narrow):
         stays.cancel()
     assert metric(narrow, "gumball_dropped_total", reason="cancelled") == dropped + 5
     assert metric(narrow, "gumball_requests_total", transport="grpc", code="CANCELLED") == cancelled + 5
+
+
+KILLED = """
+import asyncio, os, signal, sys
+import numpy as np
+from gumball import AsyncClient
+
+async def main():
+    client = AsyncClient(sys.argv[1])
+    calls = [asyncio.create_task(client.sample(np.zeros(10), draws=1500)) for _ in range(2000)]
+    await calls[0]
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_client_that_dies_leaves_nothing_behind(narrow):
+    """No request in flight, and no complaint of the server, while it writes to a connection that is gone."""
+    for _ in range(3):
+        killed = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, narrow.grpc)
+        assert await killed.wait() == -signal.SIGKILL
+    await until(narrow, 0, "gumball_inflight_requests")
+    assert metric(narrow, "gumball_queue_elements") == 0
 
 
 async def test_a_request_can_be_withdrawn(narrow):

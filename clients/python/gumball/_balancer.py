@@ -63,7 +63,7 @@ class Balancer:
         self._resolve = resolve
         self._peers: dict[Place, Peer] = {}
         self._order: list[Peer] = []
-        self._next = 0
+        self._next = random.randrange(1 << 16)  # noqa: S311 - many clients that start together begin at different places
         self._look_at = 0.0  # in the loop's time
         self._looking: asyncio.Task[None] | None = None
         self._closed = False

@@ -14,7 +14,7 @@ from gumball.v1 import sampling_pb2 as pb
 # Far below every limit on a message, and far above where another request in one would make it cheaper.
 MESSAGE_BYTES = 1 << 18
 # So that of many callers some are being answered while others are still being asked.
-MESSAGE_REQUESTS = 64
+MESSAGE_REQUESTS = 32
 
 
 class StreamBroken(Exception):  # noqa: N818 - it is what happened
