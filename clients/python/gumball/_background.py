@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 
+from gumball._fork import check
 from gumball.errors import Unavailable
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ _inherited: list[object] = []  # from before a fork: not to be used here, nor ta
 
 def _join() -> _Thread:
     global _shared
+    check()
     with _lock:
         if _shared is None:
             _shared = _Thread()

@@ -1,6 +1,5 @@
 """The protobuf form of a request and its answer, and the few lines that send one and read the other."""
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +29,7 @@ from gumball._codec import (
     malformed_is_invalid,
     sample_of,
 )
+from gumball._fork import grpc_is_used
 from gumball._stream import SampleStream, StreamBroken
 from gumball.v1 import sampling_pb2 as pb
 from gumball.v1.sampling_pb2_grpc import SamplingServiceStub
@@ -204,17 +204,10 @@ def _failures() -> Iterator[None]:
 
 
 class GRPCService:
-    """Calls to a service over gRPC: small ones on a stream, which costs less, large ones each by itself.
-
-    Only in the process where gRPC was first used: its threads do not survive a fork, and calls in a child would hang.
-    """
-
-    _process: int | None = None  # where gRPC was first used
+    """Calls to a service over gRPC: small ones on a stream, which costs less, large ones each by itself."""
 
     def __init__(self, address: str, headers: Mapping[str, str], authority: str = "") -> None:
-        GRPCService._process = self._process or os.getpid()
-        if self._process != os.getpid():
-            raise RuntimeError("gRPC was used before this process was forked: make the first call after it, or spawn")
+        grpc_is_used()
         self._channel = grpc.aio.insecure_channel(_target(address), (*_OPTIONS, *_authority(authority)))
         self._stub = SamplingServiceStub(self._channel)
         self._metadata = _metadata(headers)
