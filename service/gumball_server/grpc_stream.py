@@ -36,6 +36,7 @@ class Streams:
 
     def __init__(self) -> None:
         self._open: set[Stream] = set()
+        self._draining = False
         self._none = asyncio.Event()
         self._none.set()
 
@@ -44,6 +45,8 @@ class Streams:
         stream = Stream(answer, context)
         self._open.add(stream)
         self._none.clear()
+        if self._draining:
+            stream.drain()
         try:
             await stream.serve()
         finally:
@@ -53,6 +56,7 @@ class Streams:
 
     async def drain(self) -> None:
         """Read nothing more, and return once every request that was read is answered and every stream ended."""
+        self._draining = True
         for stream in self._open:
             stream.drain()
         await self._none.wait()

@@ -5,12 +5,15 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
 from typing import Any, Generic, Protocol, TypeVar
 
 from gumball._fork import check
 from gumball.errors import Unavailable
 
 T = TypeVar("T")
+
+CLOSED = "the client is closed"
 
 
 class Closable(Protocol):
@@ -99,9 +102,16 @@ class Background(Generic[ClosableT]):
         """What a call on the event loop returns or raises; a caller that is interrupted cancels it."""
         if self._process != os.getpid():
             self._open()
-        running = asyncio.run_coroutine_threadsafe(call(self._made), self._thread.loop)
+        calling = call(self._made)
+        try:
+            running = asyncio.run_coroutine_threadsafe(calling, self._thread.loop)
+        except RuntimeError:  # another thread has closed it just now
+            calling.close()
+            raise Unavailable(CLOSED) from None
         try:
             return running.result()
+        except CancelledError:
+            raise Unavailable(CLOSED) from None
         except BaseException:
             running.cancel()
             raise
@@ -116,13 +126,13 @@ class Background(Generic[ClosableT]):
     def _open(self) -> None:
         with self._opening:
             if self._closed:
-                raise Unavailable("the client is closed")
+                raise Unavailable(CLOSED)
             if self._process == os.getpid():
                 return
             if self._process is not None:
                 _inherited.append((self._thread, self._made))
             self._thread = _join()
-            self._made = asyncio.run_coroutine_threadsafe(_call(self._make), self._thread.loop).result()
+            self._made = self._make()
             self._finalizer = weakref.finalize(self, _close, self._thread, self._made)
             self._process = os.getpid()
 
@@ -133,10 +143,6 @@ async def _end_all() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _call(make: Callable[[], T]) -> T:
-    return make()
 
 
 def _close(thread: _Thread, made: Closable) -> None:

@@ -159,9 +159,10 @@ class Balancer:
         gone = [peer for place, peer in self._peers.items() if place not in found]
         self._peers = {place: self._peers.get(place) or Peer(self._connect(place)) for place in found}
         self._order = list(self._peers.values())
-        self._look_at, self._looking = _now() + LOOK_AGAIN, None
+        self._look_at = _now() + LOOK_AGAIN
         for peer in gone:
             await peer.service.close()  # what it has not answered is asked elsewhere
+        self._looking = None
 
 
 def _now() -> float:

@@ -22,7 +22,7 @@ async def resolve(host: str, port: int | None) -> list[str]:
     """The IP addresses of a name, or none where it cannot be found, or not now."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError:
+    except (OSError, UnicodeError):
         return []
     return [str(place[0]) for _, _, _, _, place in found]
 

@@ -91,7 +91,6 @@ class SampleStream:
                 self._to_send.clear()
                 while self._unsent or self._withdrawn:
                     await call.write(self._next_message())
-        call.cancel()
 
     def _next_message(self) -> bytes:
         """The requests of the next message, at least one where there is any, and who is not waiting any more."""
