@@ -19,6 +19,7 @@ from google.rpc.status_pb2 import Status
 from gumball import AsyncClient, Client, _codec, contract, errors
 from gumball._balancer import Balancer
 from gumball._grpc import GRPCService
+from gumball._places import Place
 from gumball.v1 import sampling_pb2 as pb
 from gumball.v1.sampling_pb2_grpc import SamplingServiceServicer
 from prometheus_client.parser import text_string_to_metric_families
@@ -214,41 +215,38 @@ async def test_a_hedged_call_outlives_the_failure_of_either():
                 await client.sample(LOGITS)
 
 
-async def test_a_name_with_several_addresses_is_called_at_each():
-    """As that of a headless Service is; the calls of one that is gone go to the others."""
-    first, second = FakeService(), FakeService()
-    request = _codec.SampleRequest.of(
-        LOGITS,
-        mode="hard",
-        tau=None,
-        temperature=1.0,
-        seed=3,
-        seeds=None,
-        draws=1,
-        first_draw=0,
-        first_row=0,
-        outputs=None,
-    )
+async def test_a_name_is_called_at_each_of_its_addresses_and_looked_up_again():
+    """As that of a headless Service is. Of those that are gone the calls go to the others, and new ones are found."""
+    arguments = {"tau": None, "temperature": 1.0, "seeds": None, "draws": 1, "first_draw": 0, "first_row": 0}
+    request = _codec.SampleRequest.of(LOGITS, mode="hard", seed=3, outputs=None, **arguments)
+    first, second, third = FakeService(), FakeService(), FakeService()
+    known = ["127.0.0.2", "127.0.0.3"]
 
     async def resolve(host: str, port: int | None) -> Sequence[str]:
         assert host == "gumball.test"
-        return ["127.0.0.2", "127.0.0.3"]
+        if not known:
+            raise OSError("no name server")
+        return known
+
+    def connect(place: Place) -> GRPCService:
+        return GRPCService(place.address, {}, place.name)
 
     async with serving(first, "127.0.0.2:0") as address:
         port = address.rpartition(":")[2]
-        balancer = Balancer(
-            [f"grpc://gumball.test:{port}"],
-            lambda place: GRPCService(place.address, {}, place.name),
-            retries=3,
-            resolve=resolve,
-        )
+        balancer = Balancer([f"grpc://gumball.test:{port}"], connect, retries=3, resolve=resolve)
         async with serving(second, f"127.0.0.3:{port}"):
             for _ in range(10):
                 await balancer.sample(request, None)
             assert (len(first.requests), len(second.requests)) == (5, 5)
-        for _ in range(10):
-            await balancer.sample(request, None)
-        assert len(first.requests) == 15
+        known.clear()
+        async with serving(third, f"127.0.0.4:{port}"):
+            for _ in range(10):
+                await balancer.sample(request, None)
+            assert len(first.requests) == 15
+            known += ["127.0.0.2", "127.0.0.4"]
+            async with asyncio.timeout(10):
+                while not third.requests:
+                    await balancer.sample(request, None)
         await balancer.close()
 
 

@@ -21,6 +21,7 @@ FIRST_BACKOFF = 0.05  # seconds; doubled from try to try
 MAX_BACKOFF = 5.0
 GRACE = 0.5  # seconds that a service has to say itself that the deadline passed
 LOOK_AGAIN = 30.0  # seconds after which names are looked up again
+LOOK_AFTER_FAILURE = 1.0  # when a service may have moved
 
 
 class Service(Protocol):
@@ -117,10 +118,13 @@ class Balancer:
             await self._look()
         tries = 0
         while not self._closed:
+            remaining = None if deadline is None else deadline - _now()
+            if remaining is not None and remaining <= 0:
+                raise DeadlineExceeded("no answer in time")
             peer = self._pick(called)
             called.append(peer)
             try:
-                return await call(peer.service, None if deadline is None else deadline - _now())
+                return await call(peer.service, remaining)
             except RETRIED as error:
                 tries += 1
                 delay = self._delay(peer, error, tries)
@@ -137,7 +141,8 @@ class Balancer:
             return order[0]
         now = _now()
         in_turn = order[first:] + order[:first]
-        return min(in_turn, key=lambda peer: (peer.shunned_until > now, peer in called))
+        welcome = [peer for peer in in_turn if peer.shunned_until <= now] or in_turn
+        return next((peer for peer in welcome if peer not in called), welcome[0])
 
     def _delay(self, peer: Peer, error: GumballError, tries: int) -> float:
         """How long to wait before the next try: not at all where another service may do better at once."""
@@ -145,6 +150,7 @@ class Balancer:
         delay = max(backoff, error.retry_after or 0.0)
         now = _now()
         peer.shunned_until = now + delay
+        self._look_at = min(self._look_at, now + LOOK_AFTER_FAILURE)
         return 0.0 if any(other.shunned_until <= now for other in self._order) else delay
 
     async def _look(self) -> None:
@@ -155,7 +161,13 @@ class Balancer:
             await asyncio.shield(self._looking)
 
     async def _look_up(self) -> None:
-        found = [place for address in self._addresses for place in await places_of(address, self._resolve)]
+        try:
+            found = [place for address in self._addresses for place in await places_of(address, self._resolve)]
+        except (
+            OSError,
+            UnicodeError,
+        ):  # what is known may still be so; where nothing is, the way there says what is wrong
+            found = list(self._peers) or [Place.of(address) for address in self._addresses]
         gone = [peer for place, peer in self._peers.items() if place not in found]
         self._peers = {place: self._peers.get(place) or Peer(self._connect(place)) for place in found}
         self._order = list(self._peers.values())

@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 
@@ -14,16 +14,18 @@ class Place(NamedTuple):
     address: str
     name: str  # host and port
 
+    @classmethod
+    def of(cls, address: str) -> Self:
+        """The place of an address that stands for itself."""
+        return cls(address, urlsplit(address).netloc)
+
 
 Resolve = Callable[[str, int | None], Awaitable[Sequence[str]]]
 
 
 async def resolve(host: str, port: int | None) -> list[str]:
-    """The IP addresses of a name, or none where it cannot be found, or not now."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return []
+    """The IP addresses of a name. Raises OSError or UnicodeError where it cannot be found, or not now."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(place[0]) for _, _, _, _, place in found]
 
 
@@ -33,15 +35,14 @@ async def places_of(address: str, resolve: Resolve = resolve) -> list[Place]:
     A name with one address a family is left to gRPC, which knows about IPv6 and IPv4, and one of HTTP to its library.
     """
     parts = urlsplit(address)
-    here = Place(address, parts.netloc)
     if parts.scheme != "grpc" or parts.hostname is None or _is_ip(parts.hostname):
-        return [here]
+        return [Place.of(address)]
     found = sorted(set(await resolve(parts.hostname, parts.port)))
     port = "" if parts.port is None else f":{parts.port}"
     for family in ([ip for ip in found if ":" not in ip], [f"[{ip}]" for ip in found if ":" in ip]):
         if len(family) > 1:
             return [Place(f"grpc://{ip}{port}", parts.netloc) for ip in family]
-    return [here]
+    return [Place.of(address)]
 
 
 def _is_ip(host: str) -> bool:
