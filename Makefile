@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: serve test check format generate bench compare prove gpu clean
+.PHONY: serve test check format generate bench bench-kernels compare prove gpu clean
 
 serve: $(VENV)/.server  ## run the service here; ARGS="--http-port 9000" for flags
 	$(BIN)/gumball serve $(ARGS)
@@ -31,7 +31,10 @@ generate: $(VENV)/.test  ## Python stubs from the message definitions
 	mkdir -p $(STUBS)
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(STUBS) --pyi_out=$(STUBS) --grpc_python_out=$(STUBS) gumball/v1/sampling.proto
 
-bench: $(VENV)/.test  ## speed of the kernels against torch, as ratios in one run
+bench: $(VENV)/.bench  ## speed of the service beside its floor and its rivals; needs two cores and h2load (Debian: nghttp2-client)
+	$(BIN)/python tests/bench/service.py $(ARGS)
+
+bench-kernels: $(VENV)/.test  ## speed of the kernels against torch, as ratios in one run
 	$(BIN)/python tests/bench/kernels.py $(ARGS)
 
 compare: $(VENV)/.test  ## a thousand million categories, kernels against the NumPy contract
@@ -59,4 +62,8 @@ $(VENV)/.server: pyproject.toml | $(VENV)/.python
 
 $(VENV)/.test: pyproject.toml | $(VENV)/.python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/.python
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	touch $@

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -65,6 +66,9 @@ async def serve(settings: Settings) -> None:
         if worker := await _load(settings, stop):
             batcher.open(worker)
             listeners.info.devices.append(DeviceInfo(worker.device, settings.cpu_threads))
+            gc.collect()
+            gc.freeze()  # what was loaded stays: no collection needs to walk it
+            gc.set_threshold(20_000, 20, 20)
             lifecycle.enter(State.READY)
             log.info("ready %s after %.1f s", listeners, time.perf_counter() - started)
             received = await stop.get()

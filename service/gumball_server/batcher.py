@@ -9,13 +9,14 @@ waits for company.
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from gumball_server.domain import PER_DRAW_AND_CATEGORY, Reason, SampleRequest, SampleResult, SamplingError
+from gumball_server.domain import Reason, SampleRequest, SampleResult, SamplingError
 from gumball_server.metrics import Drop, Metrics
 from gumball_server.worker import AnyWorker, Drawn
 
@@ -41,14 +42,43 @@ class Limits:
     linger_seconds: float = 0.0
 
 
-@dataclass(slots=True, eq=False)
-class Pending:
-    """An admitted request on its way to its result."""
+# What a request comes to.
+Outcome = SampleResult | SamplingError
 
-    request: SampleRequest
-    future: asyncio.Future[SampleResult]
-    admitted_ns: int = field(default_factory=time.perf_counter_ns)
-    expired: bool = False
+
+class Pending(ABC):
+    """A request on its way to its outcome."""
+
+    __slots__ = ("admitted_ns", "elements", "request", "timer", "unwanted")
+
+    def __init__(self) -> None:
+        self.request: SampleRequest  # this and the next from `Batcher.submit` on
+        self.elements: int
+        self.admitted_ns = 0
+        self.unwanted: Drop | None = None  # why nobody waits for it any more
+        self.timer: asyncio.TimerHandle | None = None  # of its deadline
+
+    @abstractmethod
+    def done(self, outcome: Outcome) -> None:
+        """Called once, from the loop, unless the request is withdrawn before."""
+
+
+class _Awaited(Pending):
+    """A request that a coroutine waits for."""
+
+    __slots__ = ("future",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.future: asyncio.Future[SampleResult] = asyncio.get_running_loop().create_future()
+
+    def done(self, outcome: Outcome) -> None:
+        if self.future.done():  # cancelled, and its caller has not run yet
+            return
+        if isinstance(outcome, SamplingError):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
 
 
 class Run(NamedTuple):
@@ -96,58 +126,69 @@ class Batcher:
             self._worker.close()
 
     async def sample(self, request: SampleRequest, deadline: float | None = None) -> SampleResult:
-        """The result of a request. `deadline` is in the loop's time.
-
-        Raises SamplingError: UNAVAILABLE before there is a worker, TOO_LARGE or OVERLOADED at once where the queue
-        cannot take it, DEADLINE when that passes first, INVALID_ARGUMENT for logits that cannot be drawn from.
-        Cancelling the caller withdraws a request that is not being computed yet.
-        """
-        pending = self._admit(request)
-        if deadline is None:
-            return await pending.future
+        """The result of a request, or its error raised; see `submit`. Cancelling the caller withdraws the request."""
+        awaited = _Awaited()
+        self.submit(awaited, request, deadline)
         try:
-            async with asyncio.timeout_at(deadline):
-                return await pending.future
-        except TimeoutError:
-            pending.expired = True
-            raise SamplingError(Reason.DEADLINE, "not done by its deadline") from None
+            return await awaited.future
+        except asyncio.CancelledError:
+            self.withdraw(awaited)
+            raise
+
+    def submit(self, pending: Pending, request: SampleRequest, deadline: float | None = None) -> None:
+        """Admit a request: `pending.done` is called with its outcome.
+
+        Raises SamplingError: UNAVAILABLE before there is a worker, TOO_LARGE or OVERLOADED where the queue cannot take
+        it. Its outcome is DEADLINE when that passes first (in the loop's time), INVALID_ARGUMENT for logits that
+        cannot be drawn from.
+        """
+        elements = request.elements
+        try:
+            self._check_room(request, elements)
+        except SamplingError as error:
+            self._metrics.rejected.add(error.reason.value)
+            raise
+        self._requests += 1
+        self._elements += elements
+        self._idle.clear()
+        pending.request, pending.elements = request, elements
+        pending.admitted_ns = time.perf_counter_ns()
+        if deadline is not None:
+            pending.timer = asyncio.get_running_loop().call_at(deadline, self._expire, pending)
+        (self._small if self.draws_at_once(request) else self._large).append(pending)
+        if not self._scheduled:
+            self._schedule(self._limits.linger_seconds if not self._handed else 0.0)
+
+    def withdraw(self, pending: Pending, why: Drop = Drop.CANCELLED) -> None:
+        """Nobody waits for a request any more: it is not computed, unless it is being, and gets no outcome."""
+        pending.unwanted = why
+        if pending.timer is not None:
+            pending.timer.cancel()
+
+    def _expire(self, pending: Pending) -> None:
+        self.withdraw(pending, Drop.DEADLINE)
+        pending.done(SamplingError(Reason.DEADLINE, "not done by its deadline"))
 
     @staticmethod
     def draws_at_once(request: SampleRequest) -> bool:
         """Whether a request is drawn on the event loop, so that its caller hardly waits."""
-        return _work(request) <= SMALL_WORK
+        of_category = SOFT_WORK if request.layout.is_dense else 1
+        return request.rows * request.draws * (SAMPLE_WORK + request.categories * of_category) <= SMALL_WORK
 
-    def _admit(self, request: SampleRequest) -> Pending:
-        try:
-            self._check_room(request)
-        except SamplingError as error:
-            self._metrics.rejected.labels(error.reason).inc()
-            raise
-        pending = Pending(request, asyncio.get_running_loop().create_future())
-        self._requests += 1
-        self._elements += request.elements
-        self._idle.clear()
-        (self._small if self.draws_at_once(request) else self._large).append(pending)
-        self._schedule(self._limits.linger_seconds if not self._handed else 0.0)
-        return pending
-
-    def _check_room(self, request: SampleRequest) -> None:
+    def _check_room(self, request: SampleRequest, elements: int) -> None:
         limits = self._limits
         if self._worker is None:
             raise SamplingError(Reason.UNAVAILABLE, "the kernels are not ready yet")
-        if request.result_bytes > limits.max_response_bytes:
-            detail = f"the answer would have {request.result_bytes} bytes, the limit is {limits.max_response_bytes}"
+        if (size := request.result_bytes) > limits.max_response_bytes:
+            detail = f"the answer would have {size} bytes, the limit is {limits.max_response_bytes}"
             raise SamplingError(Reason.TOO_LARGE, detail, "outputs")
-        if request.elements > limits.max_queue_elements:
-            detail = f"rows x draws x categories is {request.elements}, the limit is {limits.max_queue_elements}"
+        if elements > limits.max_queue_elements:
+            detail = f"rows x draws x categories is {elements}, the limit is {limits.max_queue_elements}"
             raise SamplingError(Reason.TOO_LARGE, detail, "draws" if request.draws > 1 else "logits")
-        full = self._elements + request.elements > limits.max_queue_elements
-        if full or self._requests >= limits.max_queue_requests:
+        if self._elements + elements > limits.max_queue_elements or self._requests >= limits.max_queue_requests:
             raise SamplingError(Reason.OVERLOADED, "the queue is full, try again later")
 
     def _schedule(self, delay: float = 0.0) -> None:
-        if self._scheduled:
-            return
         self._scheduled = True
         loop = asyncio.get_running_loop()
         if delay:
@@ -162,7 +203,7 @@ class Batcher:
             self._hand_over(batch)
         if batch := self._gather(self._small, SMALL_WORK):
             self._finish(batch, self._run(batch))
-        if self._small:
+        if self._small and not self._scheduled:
             self._schedule()
 
     def _gather(self, lane: deque[Pending], max_elements: int) -> list[Pending]:
@@ -171,13 +212,13 @@ class Batcher:
         elements = 0
         while lane:
             pending = lane[0]
-            if not pending.future.cancelled():
-                elements += pending.request.elements
+            if pending.unwanted is None:
+                elements += pending.elements
                 if batch and elements > max_elements:
                     break
                 batch.append(pending)
             else:
-                self._metrics.dropped.labels((Drop.DEADLINE if pending.expired else Drop.CANCELLED).value).inc()
+                self._metrics.dropped.add(pending.unwanted.value)
                 self._release(pending)
             lane.popleft()
         return batch
@@ -190,7 +231,8 @@ class Batcher:
     def _take_back(self, batch: list[Pending], run: Run) -> None:
         self._handed -= 1
         self._finish(batch, run)
-        self._schedule()
+        if not self._scheduled:
+            self._schedule()
 
     def _run(self, batch: Sequence[Pending]) -> Run:
         """Draw a batch, on whichever thread this is. A defect fails the batch, never the thread."""
@@ -211,37 +253,46 @@ class Batcher:
         return drawn
 
     def _finish(self, batch: Sequence[Pending], run: Run) -> None:
-        """Give every request of a batch its result or its error."""
+        """Give every request of a batch its outcome."""
         self._count(batch, run)
         for pending, drawn in zip(batch, run.drawn, strict=True):
             self._release(pending)
-            if pending.future.cancelled():
-                continue
-            if isinstance(drawn, SamplingError):
-                pending.future.set_exception(drawn)
-            else:
-                queue_ns = run.start_ns - pending.admitted_ns
-                pending.future.set_result(SampleResult(pending.request, drawn, queue_ns, run.compute_ns))
+            if pending.unwanted is None:
+                if pending.timer is not None:
+                    pending.timer.cancel()
+                self._tell(pending, drawn, run)
+
+    @staticmethod
+    def _tell(pending: Pending, drawn: Drawn, run: Run) -> None:
+        outcome: Outcome
+        if isinstance(drawn, SamplingError):
+            outcome = drawn
+        else:
+            outcome = SampleResult(pending.request, drawn, run.start_ns - pending.admitted_ns, run.compute_ns)
+        try:
+            pending.done(outcome)
+        except Exception:  # of whoever waited for it; its neighbours are waiting too
+            log.exception("an outcome could not be delivered")
 
     def _count(self, batch: Sequence[Pending], run: Run) -> None:
-        metrics = self._metrics
-        metrics.batch_requests.observe(len(batch))
-        metrics.batch_rows.observe(sum(pending.request.rows for pending in batch))
-        metrics.batch_elements.observe(sum(pending.request.elements for pending in batch))
+        metrics, requests = self._metrics, [pending.request for pending in batch]
+        metrics.batch_requests.labels().observe(len(batch))
+        metrics.batch_rows.labels().observe(sum([request.rows for request in requests]))
+        metrics.batch_elements.labels().observe(sum([pending.elements for pending in batch]))
         metrics.compute_duration.labels(self._device).observe(run.compute_ns / 1e9)
+        observe = metrics.queue_duration.labels().observe
         for pending in batch:
-            metrics.queue_duration.observe((run.start_ns - pending.admitted_ns) / 1e9)
-        drawn = [p.request for p, drawn in zip(batch, run.drawn, strict=True) if not isinstance(drawn, SamplingError)]
-        metrics.rows.inc(sum(request.rows for request in drawn))
-        metrics.draws.inc(sum(request.rows * request.draws for request in drawn))
+            observe((run.start_ns - pending.admitted_ns) / 1e9)
+        drawn = [
+            request
+            for request, outcome in zip(requests, run.drawn, strict=True)
+            if not isinstance(outcome, SamplingError)
+        ]
+        metrics.rows.add(count=sum([request.rows for request in drawn]))
+        metrics.draws.add(count=sum([request.rows * request.draws for request in drawn]))
 
     def _release(self, pending: Pending) -> None:
         self._requests -= 1
-        self._elements -= pending.request.elements
+        self._elements -= pending.elements
         if not self._requests:
             self._idle.set()
-
-
-def _work(request: SampleRequest) -> int:
-    dense = any(output in PER_DRAW_AND_CATEGORY for output in request.outputs)
-    return request.rows * request.draws * (SAMPLE_WORK + request.categories * (SOFT_WORK if dense else 1))

@@ -1,19 +1,22 @@
-"""One request, from its bytes to the bytes of its answer: the same for every transport, timed and counted."""
+"""One request, from its bytes to the bytes of its answer: the same for every transport, timed and counted.
+
+A transport that has a coroutine for each request awaits `Exchange.answer`. One that has none, because at ten thousand
+requests a second the coroutines would cost more than the samples, gives `Exchange.begin` a `Call`.
+"""
 
 import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from prometheus_client import Histogram
-
-from gumball_server.batcher import Batcher
-from gumball_server.domain import Reason, SampleRequest, SampleResult, SamplingError
-from gumball_server.metrics import Count, Metrics
+from gumball_server.batcher import Batcher, Outcome, Pending
+from gumball_server.domain import Mode, Reason, SampleRequest, SampleResult, SamplingError
+from gumball_server.metrics import Metrics
+from gumball_server.series import Series
 
 log = logging.getLogger("gumball")
 
@@ -38,6 +41,50 @@ class Ask(Generic[T]):
     encode: Callable[[SampleResult], T]
     deadline: float | None = None  # in the loop's time
     attend: Attend = _await  # awaits a result that takes a while, and may give it up
+    # Above as many bytes they get a thread:
+    large_body: int = LARGE_BYTES
+    large_answer: int = LARGE_BYTES
+
+
+class Count:
+    """What is known so far of a request that is being counted."""
+
+    def __init__(self) -> None:
+        self.mode: Mode | None = None
+        self.started = time.perf_counter()  # set anew when the whole request is there
+
+
+class Call(Pending, Generic[T]):
+    """A request that needs no coroutine, since it is small enough to be read on the event loop."""
+
+    __slots__ = ("abandoned", "exchange", "large_answer", "mode", "started")
+
+    def __init__(self, exchange: "Exchange", large_answer: int) -> None:
+        super().__init__()
+        self.exchange = exchange
+        self.large_answer = large_answer  # bytes; above as many, `encode` gets a thread
+        self.mode: Mode | None = None
+        self.started = time.perf_counter()
+        self.abandoned = False
+
+    def done(self, outcome: Outcome) -> None:
+        self.exchange.finish(self, outcome)
+
+    @abstractmethod
+    def decode(self) -> tuple[SampleRequest, float | None]:
+        """The request, and its deadline in the loop's time. Raises SamplingError."""
+
+    @abstractmethod
+    def encode(self, result: SampleResult) -> T:
+        """The answer of a result."""
+
+    @abstractmethod
+    def reply(self, answer: T) -> None:
+        """Send the answer."""
+
+    @abstractmethod
+    def refuse(self, error: SamplingError) -> None:
+        """Send the error."""
 
 
 class Exchange:
@@ -52,6 +99,7 @@ class Exchange:
         self._answering = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._writing: set[asyncio.Task[None]] = set()  # the loop keeps only weak references
 
     async def idle(self) -> None:
         """Return once every request that was received is answered."""
@@ -62,41 +110,116 @@ class Exchange:
 
         Raises SamplingError, and nothing else: a defect is logged with an id and becomes INTERNAL.
         """
-        with self._under_way(), self._metrics.request(self._transport) as count:
-            try:
-                return await self._answer(count, receive)
-            except SamplingError:
-                raise
-            except Exception as defect:
-                request_id = secrets.token_hex(8)
-                log.exception("request %s failed", request_id)
-                detail = f"a defect of the service; its log has the cause under request id {request_id}"
-                raise SamplingError(Reason.INTERNAL, detail) from defect
-
-    @contextmanager
-    def _under_way(self) -> Iterator[None]:
-        self._answering += 1
-        self._idle.clear()
+        count, code = Count(), "OK"
+        self.open()
         try:
-            yield
+            return await self._answer(count, receive)
+        except SamplingError as error:
+            code = error.reason.value
+            raise
+        except asyncio.CancelledError:
+            code = Reason.CANCELLED.value
+            raise
+        except Exception as defect:
+            code = Reason.INTERNAL.value
+            raise _internal(defect) from defect
         finally:
-            self._answering -= 1
-            if not self._answering:
-                self._idle.set()
+            self._close(count, code)
 
     async def _answer(self, count: Count, receive: Callable[[], Awaitable[Ask[T]]]) -> T:
         ask = await receive()
-        count.start()
-        request = await _timed(self._decode_duration, ask.body_bytes, ask.decode)
+        count.started = time.perf_counter()
+        request = await _timed(self._decode_duration, ask.body_bytes > ask.large_body, ask.decode)
         count.mode = request.mode
         sampling = self._batcher.sample(request, ask.deadline)
         result = await (sampling if self._batcher.draws_at_once(request) else ask.attend(sampling))
-        return await _timed(self._encode_duration, request.result_bytes, lambda: ask.encode(result))
+        is_large = request.result_bytes > ask.large_answer
+        return await _timed(self._encode_duration, is_large, lambda: ask.encode(result))
+
+    def open(self) -> None:
+        """A call begins to arrive; `begin` or `abandon` follows."""
+        self._answering += 1
+        self._metrics.inflight += 1
+        self._idle.clear()
+
+    def begin(self, call: Call[T]) -> None:
+        """Decode a call and admit it. Once, now or later, its `reply` or `refuse` is called, unless it is abandoned."""
+        call.started = started = time.perf_counter()
+        try:
+            request, deadline = call.decode()
+            self._decode_duration.observe(time.perf_counter() - started)
+            call.mode = request.mode
+            self._batcher.submit(call, request, deadline)
+        except Exception as error:
+            self._refuse(call, error)
+
+    def abandon(self, call: Call[T]) -> None:
+        """The caller is gone: withdraw what is not being computed yet, and answer nothing."""
+        call.abandoned = True
+        self._batcher.withdraw(call)
+        self._close(call, Reason.CANCELLED.value)
+
+    def finish(self, call: Call[T], outcome: Outcome) -> None:
+        """Encode and send what a call came to."""
+        if isinstance(outcome, SamplingError):
+            self._refuse(call, outcome)
+        elif outcome.request.result_bytes > call.large_answer:
+            writing = asyncio.ensure_future(self._encode_in_thread(call, outcome))
+            self._writing.add(writing)
+            writing.add_done_callback(self._writing.discard)
+        else:
+            start = time.perf_counter()
+            try:
+                answer = call.encode(outcome)
+            except Exception as defect:
+                self._refuse(call, defect)
+            else:
+                self._reply(call, answer, start)
+
+    async def _encode_in_thread(self, call: Call[T], result: SampleResult) -> None:
+        start = time.perf_counter()
+        try:
+            answer = await asyncio.to_thread(call.encode, result)
+        except Exception as defect:
+            self._refuse(call, defect)
+        else:
+            self._reply(call, answer, start)
+
+    def _reply(self, call: Call[T], answer: T, start: float) -> None:
+        if not call.abandoned:
+            self._encode_duration.observe(time.perf_counter() - start)
+            self._close(call, "OK")
+            call.reply(answer)
+
+    def _refuse(self, call: Call[T], error: Exception) -> None:
+        if not call.abandoned:
+            refusal = error if isinstance(error, SamplingError) else _internal(error)
+            self._close(call, refusal.reason.value)
+            call.refuse(refusal)
+
+    def _close(self, count: Count | Call[T], code: str) -> None:
+        """Count a request under its outcome."""
+        mode = count.mode.value if count.mode else "invalid"
+        metrics = self._metrics
+        metrics.inflight -= 1
+        metrics.request_duration.labels(self._transport, mode).observe(time.perf_counter() - count.started)
+        metrics.requests.add(self._transport, mode, code)
+        self._answering -= 1
+        if not self._answering:
+            self._idle.set()
 
 
-async def _timed(duration: Histogram, size: int, call: Callable[[], T]) -> T:
-    """Call in a thread if it is about many bytes, here if not, and observe how long it took."""
+def _internal(defect: Exception) -> SamplingError:
+    request_id = secrets.token_hex(8)
+    log.error("request %s failed", request_id, exc_info=defect)
+    return SamplingError(
+        Reason.INTERNAL, f"a defect of the service; its log has the cause under request id {request_id}"
+    )
+
+
+async def _timed(duration: Series, in_thread: bool, call: Callable[[], T]) -> T:
+    """Call here or in a thread, and observe how long it took."""
     start = time.perf_counter()
-    outcome = await asyncio.to_thread(call) if size > LARGE_BYTES else call()
+    outcome = await asyncio.to_thread(call) if in_thread else call()
     duration.observe(time.perf_counter() - start)
     return outcome

@@ -16,7 +16,7 @@ from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import MalformedError, Reason, SamplingError
 from gumball_server.exchange import Ask, Exchange
-from gumball_server.grpc_stream import Streams
+from gumball_server.grpc_stream import Streams, deadline_of, retry_seconds
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
 from gumball_server.settings import Settings
@@ -33,7 +33,6 @@ STATUS = {
     Reason.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
-RETRY_SECONDS = 1
 MIN_PING_INTERVAL_MS = 10_000  # clients behind proxies that drop idle connections ask this often; less is abuse
 
 
@@ -57,22 +56,11 @@ class SamplingService:
     async def sample_stream(self, _messages: object, context: Any) -> None:
         try:
             try:
-                await self._streams.serve(self._respond, context)
+                await self._streams.serve(context)
             except MalformedError as malformed:
                 await self._exchange.answer(partial(_fail, malformed))  # counts it, as it does those of single calls
         except SamplingError as error:
             await _abort(context, error)
-
-    async def _respond(self, request: pb.SampleRequest) -> bytes:
-        """The encoded response to a request of a stream, be it an error."""
-
-        async def receive() -> Ask[bytes]:
-            return _ask(request, request.ByteSize(), None)
-
-        try:
-            return await self._exchange.answer(receive)
-        except SamplingError as error:
-            return message.encode_error(error, request.id, _retry_seconds(error))
 
     async def get_info(self, body: bytes, context: Any) -> bytes:
         return bytes(_info_message(self._info).SerializeToString())
@@ -135,13 +123,11 @@ def _add_health(server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
 
 def _ask(request: pb.SampleRequest, size: int, remaining: float | None) -> Ask[bytes]:
     """What to do with a request of `size` bytes, whose call has `remaining` seconds left."""
-    if (timeout := message.timeout(request)) is not None:
-        remaining = timeout if remaining is None else min(timeout, remaining)
     return Ask(
         body_bytes=size,
         decode=lambda: message.decode(request),
         encode=lambda result: message.encode(result, request.id),
-        deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
+        deadline=deadline_of(request, remaining),
     )
 
 
@@ -156,10 +142,6 @@ async def _fail(error: SamplingError) -> Ask[bytes]:
     raise error
 
 
-def _retry_seconds(error: SamplingError) -> int | None:
-    return RETRY_SECONDS if error.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE) else None
-
-
 async def _abort(context: Any, error: SamplingError) -> NoReturn:
     """End a call with an error, told to people and as google.rpc.Status to programs."""
     await context.abort(STATUS[error.reason], str(error), (("grpc-status-details-bin", _details(error)),))
@@ -170,7 +152,7 @@ def _details(error: SamplingError) -> bytes:
     status = Status(code=STATUS[error.reason].value[0], message=str(error))
     metadata = {"field": error.field} if error.field else {}
     status.details.add().Pack(ErrorInfo(reason=error.reason.value, domain="gumball", metadata=metadata))
-    if (seconds := _retry_seconds(error)) is not None:
+    if (seconds := retry_seconds(error)) is not None:
         status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=seconds)))
     return bytes(status.SerializeToString())
 

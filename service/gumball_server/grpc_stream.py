@@ -6,8 +6,6 @@ a message costs a hundred times what a request in it does.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any
 
 import grpc
@@ -16,11 +14,11 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from gumball.framing import stream_message
 from gumball.v1 import sampling_pb2 as pb
 
-from gumball_server.domain import MalformedError, Reason, SamplingError
+from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleResult, SamplingError
+from gumball_server.exchange import LARGE_BYTES, Call, Exchange
+from gumball_server.wire import message
 
-# The encoded response to a request, SamplingErrors included. Raises nothing; cancelling it withdraws the request.
-Answer = Callable[[pb.SampleRequest], Coroutine[None, None, bytes]]
-
+RETRY_SECONDS = 1
 # A stream is not read on while it has so many requests unanswered, or so many bytes of answers that the client has not
 # taken yet. What it sends meanwhile waits in its own buffers.
 MAX_UNANSWERED = 1024
@@ -34,15 +32,16 @@ MESSAGE_BYTES = 1 << 20
 class Streams:
     """The open streams of a server."""
 
-    def __init__(self) -> None:
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
         self._open: set[Stream] = set()
         self._draining = False
         self._none = asyncio.Event()
         self._none.set()
 
-    async def serve(self, answer: Answer, context: Any) -> None:
+    async def serve(self, context: Any) -> None:
         """Answer the requests of a stream until its end. Raises the SamplingError that is to end it."""
-        stream = Stream(answer, context)
+        stream = Stream(self._exchange, context)
         self._open.add(stream)
         self._none.clear()
         if self._draining:
@@ -62,18 +61,53 @@ class Streams:
         await self._none.wait()
 
 
-class Stream:
-    """One stream: a task that reads, a task that writes, and a task for each request between the two."""
+class StreamCall(Call[bytes]):
+    """A request of a stream."""
 
-    def __init__(self, answer: Answer, context: Any) -> None:
-        self._answer = answer
+    __slots__ = ("message", "stream")
+
+    def __init__(self, exchange: Exchange, stream: "Stream", request: pb.SampleRequest) -> None:
+        super().__init__(exchange, LARGE_BYTES)
+        self.stream = stream
+        self.message = request
+
+    def decode(self) -> tuple[SampleRequest, float | None]:
+        return message.decode(self.message), deadline_of(self.message)
+
+    def encode(self, result: SampleResult) -> bytes:
+        return message.encode(result, self.message.id)
+
+    def reply(self, answer: bytes) -> None:
+        self.stream.answer(self, answer)
+
+    def refuse(self, error: SamplingError) -> None:
+        self.stream.answer(self, message.encode_error(error, self.message.id, retry_seconds(error)))
+
+
+def deadline_of(request: pb.SampleRequest, remaining: float | None = None) -> float | None:
+    """The deadline of a request, in the loop's time, whose call has `remaining` seconds left. Raises SamplingError."""
+    if (timeout := message.timeout(request)) is not None:
+        remaining = timeout if remaining is None else min(timeout, remaining)
+    return None if remaining is None else asyncio.get_running_loop().time() + remaining
+
+
+def retry_seconds(error: SamplingError) -> int | None:
+    """How long to wait before trying again, where that may help."""
+    return RETRY_SECONDS if error.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE) else None
+
+
+class Stream:
+    """One stream: a task that reads, a task that writes, and the calls between the two."""
+
+    def __init__(self, exchange: Exchange, context: Any) -> None:
+        self._exchange = exchange
         self._context = context
         self._serving: asyncio.Task[Any] | None = None
         self._reading: asyncio.Task[None] | None = None  # while it waits for a message
         self._end: SamplingError | None = None  # instead of OK
         self._read_all = False
         self._unanswered = 0
-        self._by_id: dict[int, asyncio.Task[bytes]] = {}
+        self._calls: set[StreamCall] = set()  # under way
         self._answers: deque[bytes] = deque()  # not sent
         self._unsent_bytes = 0
         self._to_write = asyncio.Event()
@@ -82,9 +116,13 @@ class Stream:
     async def serve(self) -> None:
         """Return, or raise the SamplingError that the stream is to end with, once all is answered."""
         self._serving = asyncio.current_task()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._read(tasks))
-            tasks.create_task(self._write())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read())
+                tasks.create_task(self._write())
+        finally:
+            for call in self._calls:  # there are some if the client left
+                self._exchange.abandon(call)
         if self._end is not None:
             raise self._end
 
@@ -94,10 +132,10 @@ class Stream:
         if self._reading is not None:
             self._reading.cancel()
 
-    async def _read(self, tasks: asyncio.TaskGroup) -> None:
+    async def _read(self) -> None:
         try:
             while (body := await self._next()) is not None:
-                await self._start(body, tasks)
+                await self._start(body)
         except SamplingError as error:
             self._end = error  # once what came before is answered
         finally:
@@ -115,7 +153,7 @@ class Stream:
             self._reading = None
         return None if body is grpc.aio.EOF else body
 
-    async def _start(self, body: bytes, tasks: asyncio.TaskGroup) -> None:
+    async def _start(self, body: bytes) -> None:
         """Start every request of a message, in time."""
         parsed = _parse(body)
         for started, request in enumerate(parsed.requests, 1):
@@ -123,22 +161,26 @@ class Stream:
                 self._room.clear()
                 await self._room.wait()
             self._unanswered += 1
-            self._by_id[request.id] = task = tasks.create_task(self._answer(request))
-            task.add_done_callback(partial(self._done, request.id))
+            self._calls.add(call := StreamCall(self._exchange, self, request))
+            self._exchange.open()
+            self._exchange.begin(call)
             if started % STARTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        for request_id in parsed.withdrawn:
-            if (withdrawn := self._by_id.get(request_id)) is not None:
-                withdrawn.cancel()
+        if parsed.withdrawn:
+            self._withdraw(set(parsed.withdrawn))
 
-    def _done(self, request_id: int, task: asyncio.Task[bytes]) -> None:
-        if self._by_id.get(request_id) is task:
-            del self._by_id[request_id]
-        if task.cancelled():
+    def _withdraw(self, ids: set[int]) -> None:
+        for call in [call for call in self._calls if call.message.id in ids]:
+            self._calls.remove(call)
+            self._exchange.abandon(call)
             self._answered(1)
-        else:
-            self._answers.append(task.result())
-            self._unsent_bytes += len(task.result())
+        self._to_write.set()
+
+    def answer(self, call: StreamCall, response: bytes) -> None:
+        """Send the response to a call, soon."""
+        self._calls.remove(call)
+        self._answers.append(response)
+        self._unsent_bytes += len(response)
         self._to_write.set()
 
     async def _write(self) -> None:

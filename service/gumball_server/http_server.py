@@ -1,12 +1,10 @@
 """The HTTP transport: `POST /sample` as a thin ASGI endpoint in front of a FastAPI application with the rest."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Coroutine
+from functools import partial
 from http import HTTPStatus
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -14,37 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleResult, SamplingError, invalid
+from gumball_server.domain import Reason, SampleResult, SamplingError
 from gumball_server.exchange import Ask, Exchange
+from gumball_server.http_sample import PATH, STATUS, HeadReader, Reply, problem
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
 from gumball_server.metrics import Metrics
 from gumball_server.openapi import DESCRIPTION, add_sample
-from gumball_server.wire import binary_form, json_form, text
 
-STATUS = {
-    Reason.INVALID_ARGUMENT: HTTPStatus.UNPROCESSABLE_ENTITY,
-    Reason.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    Reason.NOT_FOUND: HTTPStatus.NOT_FOUND,
-    Reason.METHOD: HTTPStatus.METHOD_NOT_ALLOWED,
-    Reason.MEDIA_TYPE: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    Reason.OVERLOADED: HTTPStatus.TOO_MANY_REQUESTS,
-    Reason.DEADLINE: HTTPStatus.GATEWAY_TIMEOUT,
-    Reason.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
-    Reason.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
-}
 REASON = {status: reason for reason, status in STATUS.items()}
-RETRY_SECONDS = 1
-
-JSON, RAW, NPY = "application/json", "application/octet-stream", "application/x-npy"
-PROBLEM = "application/problem+json"
-
-
-class NotAcceptableError(SamplingError):
-    """Accept allows none of the forms of an answer."""
-
-    def __init__(self) -> None:
-        super().__init__(Reason.MEDIA_TYPE, f"must allow one of {JSON}, {RAW}, {NPY}", "Accept")
 
 
 class DisconnectedError(SamplingError):
@@ -54,54 +30,12 @@ class DisconnectedError(SamplingError):
         super().__init__(Reason.CANCELLED, "the client is gone")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A whole response."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    async def send(self, send: Send) -> None:
-        headers = [(name.encode(), value.encode("latin-1")) for name, value in self.headers.items()]
-        headers.append((b"content-length", str(len(self.body)).encode()))
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
-
-
-def problem(error: SamplingError) -> Reply:
-    """An error as RFC 9457 tells it."""
-    status = STATUS[error.reason]
-    if isinstance(error, MalformedError):
-        status = HTTPStatus.BAD_REQUEST
-    if isinstance(error, NotAcceptableError):
-        status = HTTPStatus.NOT_ACCEPTABLE
-    body = {
-        "type": f"urn:gumball:error:{error.reason.value.lower()}",
-        "title": status.phrase,
-        "status": status.value,
-        "detail": str(error),
-        "reason": error.reason.value,
-    }
-    if error.field:
-        body["field"] = error.field
-    headers = {"content-type": PROBLEM}
-    if error.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE):
-        headers["retry-after"] = str(RETRY_SECONDS)
-    return Reply(status, headers, orjson.dumps(body))
-
-
 class SampleEndpoint:
     """`POST /sample`, as an ASGI application."""
 
-    def __init__(self, exchange: Exchange, max_bytes: int) -> None:
+    def __init__(self, exchange: Exchange, heads: HeadReader) -> None:
         self._exchange = exchange
-        self._max_bytes = max_bytes
-        self._decoders: dict[str, Callable[[bytes, bytes], SampleRequest]] = {
-            JSON: _decode_json,
-            RAW: binary_form.decode_raw,
-            NPY: partial(binary_form.decode_npy, max_bytes=max_bytes),
-        }
+        self._heads = heads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -110,31 +44,37 @@ class SampleEndpoint:
             return
         except SamplingError as error:
             reply = problem(error)
-            if error.reason is Reason.METHOD:
-                reply.headers["allow"] = "POST"
-        await reply.send(send)
+        await _send(reply, send)
 
     async def _ask(self, scope: Scope, receive: Receive) -> Ask[Reply]:
         started = asyncio.get_running_loop().time()
         if scope["method"] != "POST":
             raise SamplingError(Reason.METHOD, f"{scope['method']} is not offered here, only POST")
-        headers = dict(scope["headers"])
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise SamplingError(
-                Reason.MEDIA_TYPE, "must be identity: compressed bodies are not read", "Content-Encoding"
-            )
-        form = _form_of_body(headers.get(b"content-type", b""))
-        accept = b",".join(value for name, value in scope["headers"] if name == b"accept")
-        answer_form = _form_of_answer(accept, form)
-        timeout = _timeout(headers.get(b"request-timeout"))
-        body = await _read_body(headers.get(b"content-length", b"0"), receive, self._max_bytes)
+        head = self._heads.read(scope["headers"])
+        body = await self._read_body(receive)
         return Ask(
             body_bytes=len(body),
-            decode=lambda: self._decoders[form](body, scope["query_string"]),
-            encode=_ENCODERS[answer_form],
-            deadline=None if timeout is None else started + timeout,
+            decode=lambda: head.body.decode(body, scope["query_string"]),
+            encode=head.answer.encode,
+            deadline=None if head.timeout is None else started + head.timeout,
             attend=partial(_while_connected, receive),
+            large_body=head.body.large,
+            large_answer=head.answer.large,
         )
+
+    async def _read_body(self, receive: Receive) -> bytes:
+        """The whole body. Of one that is too large, the server discards what its sender still sends."""
+        chunks, size, more = [], 0, True
+        while more:
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                raise DisconnectedError
+            chunks.append(event.get("body", b""))
+            size += len(chunks[-1])
+            if size > self._heads.max_bytes:
+                raise self._heads.too_large
+            more = event.get("more_body", False)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 class Front:
@@ -145,15 +85,17 @@ class Front:
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_sample = scope["type"] == "http" and scope["path"] == "/sample"
+        is_sample = scope["type"] == "http" and scope["path"] == PATH
         await (self._sample if is_sample else self._rest)(scope, receive, send)
 
 
-def create_app(exchange: Exchange, metrics: Metrics, lifecycle: Lifecycle, info: Info, origins: list[str]) -> ASGIApp:
+def create_app(
+    exchange: Exchange, heads: HeadReader, metrics: Metrics, lifecycle: Lifecycle, info: Info, origins: list[str]
+) -> ASGIApp:
     """The whole HTTP service."""
     app = create_admin_app(metrics, lifecycle, info)
     add_sample(app)
-    front = Front(SampleEndpoint(exchange, info.limits.max_request_bytes), app)
+    front = Front(SampleEndpoint(exchange, heads), app)
     if not origins:
         return front
     return CORSMiddleware(front, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"])
@@ -197,94 +139,14 @@ async def _http_problem(_: Request, raised: Exception) -> Response:
         raise raised
     reason = REASON.get(HTTPStatus(raised.status_code), Reason.INTERNAL)
     reply = problem(SamplingError(reason, str(raised.detail)))
-    return Response(reply.body, reply.status, {**reply.headers, **(raised.headers or {})})
+    return Response(reply.body, reply.status, raised.headers, reply.content_type)
 
 
-def _decode_json(body: bytes, query: bytes) -> SampleRequest:
-    if query:
-        name = query.decode("latin-1").partition("=")[0]
-        raise invalid(name, "with a JSON body, every parameter goes into the body")
-    return json_form.decode(body)
-
-
-def _encode_json(result: SampleResult) -> Reply:
-    return Reply(HTTPStatus.OK, {"content-type": JSON}, json_form.encode(result))
-
-
-def _encode_raw(result: SampleResult) -> Reply:
-    body, headers = binary_form.encode_raw(result)
-    return Reply(HTTPStatus.OK, {"content-type": RAW, **headers}, body)
-
-
-def _encode_npy(result: SampleResult) -> Reply:
-    body, headers = binary_form.encode_npy(result)
-    return Reply(HTTPStatus.OK, {"content-type": NPY, **headers}, body)
-
-
-_ENCODERS = {JSON: _encode_json, RAW: _encode_raw, NPY: _encode_npy}
-
-
-@lru_cache
-def _form_of_body(content_type: bytes) -> str:
-    form = content_type.partition(b";")[0].strip().lower().decode("latin-1") or JSON
-    if form not in _ENCODERS:
-        raise SamplingError(Reason.MEDIA_TYPE, f"must be one of {JSON}, {RAW}, {NPY}, is {form}", "Content-Type")
-    return form
-
-
-@lru_cache
-def _form_of_answer(accept: bytes, form_of_body: str) -> str:
-    """The form that Accept likes best; among equals, the form of the body."""
-    qualities = dict(_media_ranges(accept.decode("latin-1") or "*/*"))
-
-    def quality(form: str) -> float:  # the most specific range decides (RFC 9110, 12.5.1)
-        return next((qualities[each] for each in (form, "application/*", "*/*") if each in qualities), 0.0)
-
-    best = max((form_of_body, *_ENCODERS), key=quality)
-    if not quality(best):
-        raise NotAcceptableError
-    return best
-
-
-def _media_ranges(accept: str) -> Iterable[tuple[str, float]]:
-    for part in accept.split(","):
-        media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        quality = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
-        try:
-            yield media_range, text.number(quality)
-        except ValueError as error:
-            raise invalid("Accept", f"the quality {error}") from None
-
-
-def _timeout(header: bytes | None) -> float | None:
-    """Request-Timeout, in seconds."""
-    if header is None:
-        return None
-    try:
-        seconds = text.number(header.decode("latin-1"))
-    except ValueError as error:
-        raise invalid("Request-Timeout", str(error)) from None
-    if not 0 < seconds < float("inf"):
-        raise invalid("Request-Timeout", f"must be a number of seconds above 0, is {seconds}")
-    return seconds
-
-
-async def _read_body(content_length: bytes, receive: Receive, max_bytes: int) -> bytes:
-    """The whole body. One that is too large is refused at once; the server discards what its sender still sends."""
-    too_large = SamplingError(Reason.TOO_LARGE, f"the body may have {max_bytes} bytes", "body")
-    if content_length.isdigit() and int(content_length) > max_bytes:
-        raise too_large
-    chunks, size, more = [], 0, True
-    while more:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            raise DisconnectedError
-        chunks.append(event.get("body", b""))
-        size += len(chunks[-1])
-        if size > max_bytes:
-            raise too_large
-        more = event.get("more_body", False)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+async def _send(reply: Reply, send: Send) -> None:
+    headers = [(b"content-type", reply.content_type.encode()), (b"content-length", b"%d" % len(reply.body))]
+    headers += [(name.encode(), value.encode("latin-1")) for name, value in (reply.headers or {}).items()]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
 
 
 async def _while_connected(receive: Receive, sampling: Coroutine[None, None, SampleResult]) -> SampleResult:

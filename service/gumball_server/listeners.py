@@ -4,18 +4,23 @@ import asyncio
 import contextlib
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gumball_server.batcher import Batcher
 from gumball_server.exchange import Exchange
 from gumball_server.grpc_server import create_server
 from gumball_server.grpc_stream import Streams
+from gumball_server.http_protocol import SampleProtocol
+from gumball_server.http_sample import HeadReader
 from gumball_server.http_server import create_admin_app, create_app
 from gumball_server.info import Info, info
 from gumball_server.lifecycle import Lifecycle
@@ -32,10 +37,12 @@ LAST_BYTES_SECONDS = 1.0
 class HttpServer(uvicorn.Server):
     """Uvicorn on given sockets, with the signals left to the process."""
 
-    def __init__(self, app: ASGIApp, sockets: list[socket.socket]) -> None:
+    def __init__(
+        self, app: ASGIApp, sockets: list[socket.socket], protocol: Callable[..., Any] = HttpToolsProtocol
+    ) -> None:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=protocol,  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,
@@ -97,14 +104,15 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
     if settings.http_uds:
         sockets.append(_unix(settings.http_uds))
         addresses["http_uds"] = settings.http_uds
-    servers = [
-        HttpServer(create_app(Exchange("http", batcher, metrics), metrics, lifecycle, told, settings.origins), sockets)
-    ]
+    exchange, heads = Exchange("http", batcher, metrics), HeadReader(settings.max_request_bytes)
+    app = create_app(exchange, heads, metrics, lifecycle, told, settings.origins)
+    servers = [HttpServer(app, sockets, partial(SampleProtocol, exchange, heads, bool(settings.origins)))]
     if settings.admin_port >= 0:
         admin = _tcp(settings.host, settings.admin_port)
         addresses["admin"] = f"http://{host}:{admin.getsockname()[1]}"
         servers.append(HttpServer(create_admin_app(metrics, lifecycle, told), [admin]))
-    grpc_exchange, grpc_streams = Exchange("grpc", batcher, metrics), Streams()
+    grpc_exchange = Exchange("grpc", batcher, metrics)
+    grpc_streams = Streams(grpc_exchange)
     grpc_server = create_server(grpc_exchange, grpc_streams, lifecycle, told, settings)
     try:
         addresses["grpc"] = f"{host}:{grpc_server.add_insecure_port(f'{host}:{settings.grpc_port}')}"

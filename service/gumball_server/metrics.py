@@ -1,16 +1,13 @@
 """Every metric the service exports: name, labels, buckets and help, in one place."""
 
-import asyncio
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import StrEnum
-from functools import cache
 
 from gumball import contract
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 
-from gumball_server.domain import Mode, Reason, SamplingError
+from gumball_server.domain import Reason
+from gumball_server.series import Counter, Histogram
 
 
 def geometric(first: float, factor: float, last: float) -> list[float]:
@@ -34,43 +31,27 @@ class Drop(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Count:
-    """What is known so far of a request that is being counted."""
-
-    __slots__ = ("mode", "started")
-
-    def __init__(self) -> None:
-        self.mode: Mode | None = None
-        self.start()
-
-    def start(self) -> None:
-        """The whole request is here: its duration counts from now."""
-        self.started = time.perf_counter()
-
-
 class Metrics:
-    """The metrics of one server, in a registry of its own."""
+    """The metrics of one server, in a registry of its own. They belong to the thread of the event loop."""
 
     def __init__(self, version: str) -> None:
         self.registry = CollectorRegistry()
         # Of each request, by the transport that carried it.
-        request_duration = self._histogram(
+        self.request_duration = self._histogram(
             "request_duration_seconds", "From the whole request to its answer", SECONDS, ("transport", "mode")
         )
-        self._request_duration = cache(request_duration.labels)
         self.decode_duration = self._histogram(
             "decode_duration_seconds", "From bytes to a valid request", SECONDS, ("transport",)
         )
         self.encode_duration = self._histogram(
             "encode_duration_seconds", "From a result to bytes", SECONDS, ("transport",)
         )
-        requests = self._counter(
+        self.requests = self._counter(
             "requests", "Requests answered, by outcome (OK or the reason)", ("transport", "mode", "code")
         )
-        self._requests = cache(requests.labels)  # looking children up costs more than counting
-        self._inflight = 0
+        self.inflight = 0
         inflight = self._gauge("inflight_requests", "Requests received and not yet answered")
-        inflight.set_function(lambda: self._inflight)
+        inflight.set_function(lambda: self.inflight)
         # Of the queue and the batches.
         self.queue_duration = self._histogram("queue_duration_seconds", "From admission to a batch", SECONDS)
         self.compute_duration = self._histogram("compute_duration_seconds", "Of a batch", SECONDS, ("device",))
@@ -81,44 +62,21 @@ class Metrics:
         self.draws = self._counter("draws", "Samples drawn")
         self.rejected = self._counter("rejected", "Requests refused at admission", ("reason",))
         self.dropped = self._counter("dropped", "Requests admitted and dropped before they were computed", ("reason",))
-        for reason in (
-            Reason.TOO_LARGE,
-            Reason.OVERLOADED,
-            Reason.UNAVAILABLE,
-        ):  # so that a rate sees the first of each
-            self.rejected.labels(reason.value)
+        for reason in (Reason.TOO_LARGE, Reason.OVERLOADED, Reason.UNAVAILABLE):
+            self.rejected.add(reason.value, count=0)
         for drop in Drop:
-            self.dropped.labels(drop.value)
+            self.dropped.add(drop.value, count=0)
         self.queue_elements = self._gauge("queue_elements", "Rows x draws x categories admitted and not yet finished")
         # Of the process.
         self.worker_up = self._gauge("worker_up", "1 while the worker can compute", ("device",))
         build_info = self._gauge("build_info", "Always 1; the labels tell the versions", ("version", "contract"))
         build_info.labels(version, contract.VERSION).set(1)
 
-    @contextmanager
-    def request(self, transport: str) -> Iterator[Count]:
-        """Count a request, from here to the end of the block, under the outcome that the block has."""
-        count, code = Count(), "OK"
-        self._inflight += 1
-        try:
-            yield count
-        except SamplingError as error:
-            code = error.reason.value
-            raise
-        except asyncio.CancelledError:
-            code = Reason.CANCELLED.value
-            raise
-        finally:
-            mode = count.mode.value if count.mode else "invalid"
-            self._inflight -= 1
-            self._request_duration(transport, mode).observe(time.perf_counter() - count.started)
-            self._requests(transport, mode, code).inc()
-
-    def _histogram(self, name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
-        return Histogram(f"gumball_{name}", text, labels, buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, text: str, bounds: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
+        return Histogram(self.registry, f"gumball_{name}", text, bounds, labels)
 
     def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
-        return Counter(f"gumball_{name}", text, labels, registry=self.registry)
+        return Counter(self.registry, f"gumball_{name}", text, labels)
 
     def _gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
         return Gauge(f"gumball_{name}", text, labels, registry=self.registry)

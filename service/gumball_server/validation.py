@@ -22,11 +22,13 @@ from gumball_server.domain import (
     SampleRequest,
     Source,
     invalid,
+    layout,
 )
 
 _ABOVE_ZERO = math.ulp(0.0)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
+_MODES: dict[str | None, Mode] = {None: Mode.HARD} | {mode.value: mode for mode in Mode}
 _OUTPUTS_OF_MODE = {
     Mode.HARD: (Output.INDEX,),
     Mode.SOFT: (Output.SOFT,),
@@ -47,31 +49,37 @@ def sample_request(logits: Array, given: Parameters, source: Source = Source.LOG
     first_row = 0 if given.first_row is None else _first_row(given.first_row, rows, seeds)
     temperature = 1.0 if given.temperature is None else _divisor("temperature", given.temperature, rows)
     outputs = _outputs(given, mode)
-    if any(output in NEED_NOISE for output in outputs) and not np.all(temperature):
+    if not (temperature if isinstance(temperature, float) else temperature.all()) and NEED_NOISE.intersection(outputs):
         raise invalid("temperature", "0 has no soft sample and no score: ask for other outputs")
+    without_replacement = _without_replacement(given.without_replacement, outputs, categories)
+    top_log_probs = 0 if given.top_log_probs is None else _count("top_log_probs", given.top_log_probs, 1, categories)
     return SampleRequest(
         logits=logits,
         source=source,
         rows=rows,
         categories=categories,
         outputs=outputs,
+        layout=layout(outputs, draws, categories, without_replacement, top_log_probs),
         mode=mode,
         seed=seed,
         seeds=seeds,
         draws=draws,
         first_row=first_row,
         first_draw=0 if given.first_draw is None else _first_draw(given.first_draw, rows, draws),
-        tau=_tau(given, rows),
+        tau=1.0 if given.tau is None and given.tau_schedule is None else _tau(given, rows),
         temperature=temperature,
         top_k=categories if given.top_k is None else _top_k(given.top_k, rows, categories),
         top_p=1.0 if given.top_p is None else _share("top_p", given.top_p, rows),
         min_p=0.0 if given.min_p is None else _share("min_p", given.min_p, rows, zero_allowed=True),
         bias=None if given.logit_bias is None else _bias(given.logit_bias, categories),
-        without_replacement=_without_replacement(given.without_replacement, outputs, categories),
-        top_log_probs=(
-            0 if given.top_log_probs is None else _count("top_log_probs", given.top_log_probs, 1, categories)
-        ),
+        without_replacement=without_replacement,
+        top_log_probs=top_log_probs,
     )
+
+
+def draw_seed() -> int:
+    """A seed for a request that brings none."""
+    return secrets.randbits(64)
 
 
 def check_shape(field: str, shape: Sequence[int]) -> None:
@@ -96,12 +104,10 @@ def _two_dimensional(field: str, logits: Array) -> Array:
 
 
 def _mode(name: str | None) -> Mode:
-    if name is None:
-        return Mode.HARD
-    try:
-        return Mode(name)
-    except ValueError:
-        raise invalid("mode", f"must be one of {', '.join(Mode)}, is {name!r}") from None
+    mode = _MODES.get(name)
+    if mode is None:
+        raise invalid("mode", f"must be one of {', '.join(Mode)}, is {name!r}")
+    return mode
 
 
 def _outputs(given: Parameters, mode: Mode) -> tuple[Output, ...]:
@@ -130,7 +136,7 @@ def _seed(given: Parameters, rows: int) -> tuple[int | None, npt.NDArray[np.uint
             raise invalid("seeds", "give seed or seeds, not both")
         return None, _one_a_row("seeds", _integers("seeds", given.seeds, np.dtype(np.uint64)), rows)
     if given.seed is None:
-        return secrets.randbits(64), None
+        return draw_seed(), None
     return _count("seed", given.seed, 0, MAX_SEED), None
 
 

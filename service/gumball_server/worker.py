@@ -22,7 +22,7 @@ from gumball_server.domain import (
     invalid,
 )
 from gumball_server.kernels.table import RowStatus
-from gumball_server.tables import cut_draws, shares, tables
+from gumball_server.tables import cut_draws, places_of, shares, tables
 from gumball_server.validation import sample_request
 
 # What a request has after it was drawn: its outputs, or why it has none.
@@ -72,7 +72,7 @@ class Worker:
             {output: np.empty(request.shape_of(output), DTYPES[output]) for output in request.outputs}
             for request in requests
         ]
-        status = np.concatenate([self._draw(table) for table in tables(requests, outputs)])
+        status = np.concatenate([self._draw(table) for table in tables(requests, [*map(places_of, outputs)])])
         if not status.any():
             return list(outputs)
         ends = np.cumsum([request.rows for request in requests])

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from gumball_server.domain import Parameters
+from gumball_server.domain import Output, Parameters
 from gumball_server.kernels import cpu
-from gumball_server.tables import cut_draws, shares, tables
+from gumball_server.tables import cut_draws, places_of, shares, tables
 from gumball_server.validation import sample_request
 from gumball_server.worker import Worker
 
@@ -14,7 +14,7 @@ def drawn(requests, max_rows: int) -> list[dict]:
     outputs = [
         {o: np.empty(r.shape_of(o), np.int32 if o == "index" else np.float32) for o in r.outputs} for r in requests
     ]
-    for table in tables(requests, outputs, max_rows):
+    for table in tables(requests, [places_of(arrays) for arrays in outputs], max_rows):
         assert table.size <= max_rows
         cpu.sample_rows(table)
     return outputs
@@ -48,7 +48,7 @@ def test_a_row_is_cut_by_its_draws(limit: int):
     outputs = ["index", "soft", "entropy"]
     request = sample_request(np.zeros((2, 10), np.float32), Parameters(seed=1, draws=33, outputs=outputs))
     arrays = {o: np.zeros(request.shape_of(o), np.float32) for o in request.outputs}
-    (table,) = tables([request], [arrays])
+    (table,) = tables([request], [places_of(arrays)])
     pieces, origin = cut_draws(table, limit)
     for row in range(2):
         mine = pieces[origin == row]
@@ -64,7 +64,7 @@ def test_threads_get_about_the_same_work():
     """Whatever the rows' lengths are, in order and without a gap."""
     lengths = [1, 1000, 3, 500, 400, 7, 90]
     requests = [sample_request(np.zeros(k, np.float32), Parameters(seed=1)) for k in lengths]
-    (table,) = tables(requests, [{o: np.zeros(r.shape_of(o), np.int32) for o in r.outputs} for r in requests])
+    (table,) = tables(requests, [[0] * len(Output)] * len(requests))
     parts = shares(table, 3)
     assert np.concatenate(parts)["categories"].tolist() == lengths
     assert max(part["categories"].sum() for part in parts) <= sum(lengths) / 3 + max(lengths)

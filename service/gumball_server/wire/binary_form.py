@@ -7,16 +7,15 @@ import io
 import math
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
-import orjson
 from gumball import contract
 
 from gumball_server.domain import (
     BFLOAT16,
+    INTEGERS,
     MAX_COUNT,
     Array,
     MalformedError,
@@ -73,10 +72,13 @@ def decode_npy(body: bytes, query: bytes, max_bytes: int) -> SampleRequest:
 
 def encode_raw(result: SampleResult) -> tuple[bytes, dict[str, str]]:
     """The outputs' bytes one after another, and the headers that describe them."""
-    arrays = result.outputs.items()
-    described = [{"name": name.value, "dtype": str(array.dtype), "shape": array.shape} for name, array in arrays]
-    headers = _headers(result) | {"gumball-outputs": orjson.dumps(described).decode()}
-    return b"".join(array.data for array in result.outputs.values()), headers
+    described = [
+        f'{{"name":"{output}","dtype":"{"int32" if output in INTEGERS else "float32"}","shape":{list(array.shape)}}}'
+        for output, array in result.outputs.items()
+    ]
+    headers = _headers(result)
+    headers["gumball-outputs"] = f"[{','.join(described)}]"
+    return b"".join(result.outputs.values()), headers  # type: ignore[arg-type] # arrays are buffers
 
 
 def encode_npy(result: SampleResult) -> tuple[bytes, dict[str, str]]:
@@ -158,14 +160,14 @@ _READ: Mapping[str, Callable[[str], Any]] = {
     "top_log_probs": text.integer,
 }
 QUERY_FIELDS = tuple(_READ)
-if _READ.keys() - {"shape", "dtype", "source"} != {field.name for field in fields(Parameters)}:
+if _READ.keys() - {"shape", "dtype", "source"} != set(Parameters._fields):
     raise AssertionError("every parameter must be readable from a query string")
 
 
 def _read_query(query: bytes) -> dict[str, Any]:
     given: dict[str, Any] = {}
     try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query))
+        pairs = _pairs(query.decode("ascii"))
     except ValueError:
         raise MalformedError("the query string does not parse") from None
     for name, value in pairs:
@@ -178,6 +180,14 @@ def _read_query(query: bytes) -> dict[str, Any]:
         except ValueError as error:
             raise invalid(name, str(error)) from None
     return given
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    """The pairs of a query string, in order. Raises ValueError."""
+    if not query or "%" in query or "+" in query or ";" in query:
+        return parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    pairs = [pair.split("=", 1) for pair in query.split("&")]  # a third of the time that parse_qsl takes
+    return [(name, value) for name, value in pairs]
 
 
 def _read_npz(body: bytes, max_bytes: int) -> dict[str, Any]:
