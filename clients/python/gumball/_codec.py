@@ -159,6 +159,7 @@ class Form(NamedTuple):
 
     shape: Shape
     arrays: tuple[OutputArray, ...]  # in order
+    names: tuple[str, ...]  # of the arrays
     nbytes: int
 
 
@@ -175,7 +176,7 @@ def _form(names: tuple[str, ...], shape: tuple[int, int, int], k: int | None, n:
         return {"probs": (rows, categories), "entropy": (rows,)}.get(output, (rows, draws, categories))
 
     arrays = tuple(OutputArray(name, "int32" if name in _INTEGERS else "float32", shape_of(name)) for name in names)
-    return Form(Shape(*shape), arrays, sum(array.nbytes for array in arrays))
+    return Form(Shape(*shape), arrays, names, sum(array.nbytes for array in arrays))
 
 
 @dataclass(eq=False)
@@ -281,9 +282,18 @@ class SampleRequest:
         }
         if self.outputs is not None:
             parameters["outputs"] = list(self.outputs)
-        for name in ("top_k", "top_p", "min_p", "logit_bias", "without_replacement", "top_log_probs"):
-            if (value := getattr(self, name)) is not None:
-                parameters[name] = value.tolist() if isinstance(value, np.ndarray) else value
+        if self.top_k is not None:
+            parameters["top_k"] = self.top_k.tolist()
+        if self.top_p is not None:
+            parameters["top_p"] = self.top_p.tolist()
+        if self.min_p is not None:
+            parameters["min_p"] = self.min_p.tolist()
+        if self.logit_bias is not None:
+            parameters["logit_bias"] = self.logit_bias
+        if self.without_replacement is not None:
+            parameters["without_replacement"] = self.without_replacement
+        if self.top_log_probs is not None:
+            parameters["top_log_probs"] = self.top_log_probs
         return parameters
 
     @property
@@ -314,7 +324,7 @@ def sample_of(
     if (seed is None) != (request.seeds is not None) or request.seed not in (None, seed):
         raise InvalidAnswer(f"sampled with seed {seed}, not with what was asked for")
     used_tau, form = _tau_used(request, tau), request.form
-    if tuple(arrays) != tuple(array.name for array in form.arrays):
+    if tuple(arrays) != form.names:
         raise InvalidAnswer(f"holds {', '.join(arrays)}")
     for expected in form.arrays:
         if not expected.describes(array := arrays[expected.name]):

@@ -67,7 +67,6 @@ _NUMBER_OF_MODE: dict[str, pb.Mode] = {name: getattr(pb, f"MODE_{name.upper()}")
 _NUMBER_OF_DTYPE: dict[str, pb.DataType] = {
     name: getattr(pb, f"DATA_TYPE_{name.upper()}") for name in ("float32", "float16", "bfloat16")
 }
-_PER_ROW_OPTIONAL = ("seeds", "top_k", "top_p", "min_p")
 _NAME_OF_DTYPE = {pb.DATA_TYPE_FLOAT32: "float32", pb.DATA_TYPE_INT32: "int32"}
 
 
@@ -97,9 +96,14 @@ def sample_message(request: SampleRequest, timeout: float | None = None) -> pb.S
         message.tau_schedule.CopyFrom(_schedule(request.tau_schedule))
     elif request.tau is not ONE:
         message.tau.extend(request.tau.tolist())
-    for name in _PER_ROW_OPTIONAL:
-        if (values := getattr(request, name)) is not None:
-            getattr(message, name).extend(values.tolist())
+    if request.seeds is not None:
+        message.seeds.extend(request.seeds.tolist())
+    if request.top_k is not None:
+        message.top_k.extend(request.top_k.tolist())
+    if request.top_p is not None:
+        message.top_p.extend(request.top_p.tolist())
+    if request.min_p is not None:
+        message.min_p.extend(request.min_p.tolist())
     if request.outputs is not None:
         message.outputs.extend([getattr(pb, f"OUTPUT_{name.upper()}") for name in request.outputs])
     if request.logit_bias is not None:
@@ -121,7 +125,7 @@ def _schedule(schedule: TauSchedule | None) -> pb.TauSchedule:
 def read_sample(request: SampleRequest, answer: pb.SampleResponse) -> Sample:
     """The sample of an answer. Raises InvalidAnswer."""
     with malformed_is_invalid:
-        arrays = {output.name: _array(output.name, getattr(answer, output.name)) for output in request.expected}
+        arrays = {name: _array(name, getattr(answer, name)) for name in request.form.names}
         return sample_of(
             request,
             contract_name=answer.contract,
