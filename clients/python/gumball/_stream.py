@@ -60,9 +60,10 @@ class SampleStream:
     async def _run(self) -> None:
         """From the opening of the stream to its end, which all who wait are told."""
         broken: BaseException | None = None
-        call = self._open_stream()
-        writing = asyncio.create_task(self._write(call))
+        call = writing = None
         try:
+            call = self._open_stream()
+            writing = asyncio.create_task(self._write(call))
             while (body := await call.read()) is not grpc.aio.EOF:
                 for response in pb.SampleStreamResponse.FromString(body).responses:
                     if (answer := self._waiting.pop(response.id, None)) is not None and not answer.done():
@@ -70,8 +71,9 @@ class SampleStream:
         except Exception as error:  # whatever ended it, those who wait must learn of it
             broken = error
         finally:
-            writing.cancel()
-            call.cancel()
+            if call is not None and writing is not None:
+                writing.cancel()
+                call.cancel()
             self._break(broken)
 
     def _break(self, cause: BaseException | None) -> None:
