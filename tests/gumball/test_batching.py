@@ -258,3 +258,16 @@ def test_a_fork_makes_no_call_hang(server, way, used):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     expected = "RuntimeError" if (way, used) == ("grpc", "used") else str(contract.hard([0.0, 1.0, 2.0], 9)[0])
     assert (ended.returncode, ended.stdout.strip()) == (0, expected), ended.stderr
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_closing_at_once_leaves_no_call_waiting(turns):
+    """However few turns of the loop a call and its stream had before."""
+    async with serving(FakeService(never)) as address:
+        client = AsyncClient(address)
+        call = asyncio.create_task(client.sample(LOGITS))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await client.close()
+        with pytest.raises(errors.Unavailable):
+            await asyncio.wait_for(call, 10)

@@ -155,10 +155,11 @@ class Balancer:
 
     async def _look(self) -> None:
         """Look names up, one caller for all; only where nothing is known yet is that waited for."""
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look_up())
+        looking = self._looking = self._looking or asyncio.create_task(self._look_up())
         if not self._order:
-            await asyncio.shield(self._looking)
+            await asyncio.wait([looking])
+            if not looking.cancelled():  # which only closing does
+                looking.result()
 
     async def _look_up(self) -> None:
         try:

@@ -56,6 +56,7 @@ class SampleStream:
             self._running.cancel()
             with suppress(asyncio.CancelledError):
                 await self._running
+            self._break(None)  # a task that is cancelled before its first step does nothing, not even in the end
 
     async def _run(self) -> None:
         """From the opening of the stream to its end, which all who wait are told."""
