@@ -4,11 +4,14 @@ import io
 import json
 from collections.abc import Callable, Iterator
 
+import grpc
 import httpx
 import numpy as np
 import pytest
 from gumball import Client, contract
 from gumball.parameter_vectors import PARAMETER_VECTORS, ParameterVector
+from gumball.v1 import sampling_pb2 as pb
+from gumball.v1.sampling_pb2_grpc import SamplingServiceStub
 from gumball.vectors import VECTORS, Vector
 from gumball_server.domain import Output, Parameters, SampleResult
 from gumball_server.validation import sample_request
@@ -60,20 +63,54 @@ def client_way(client: Client) -> Way:
     return sample
 
 
+def stream_way(channel: grpc.Channel) -> Way:
+    """Each row a request of its own, all in one message."""
+
+    def sample(logits, mode: str, seed: int, first_row: int = 0, **parameters):
+        per_row = {name: [parameters[name]] for name in ("tau", "temperature", "first_draw") if name in parameters}
+        message = pb.SampleStreamRequest()
+        for n, row in enumerate(np.atleast_2d(logits)):
+            dtype = f"DATA_TYPE_{row.dtype.name.upper()}"
+            tensor = pb.Tensor(dtype=dtype, shape=row.shape, data=row.tobytes())
+            message.requests.add(
+                id=n, logits=tensor, mode=f"MODE_{mode.upper()}", seed=seed, first_row=first_row + n, **per_row
+            )
+        answers = {
+            response.id: response
+            for received in SamplingServiceStub(channel).SampleStream(iter([message]))
+            for response in received.responses
+        }
+        assert answers.keys() == set(range(len(message.requests)))
+        tensors = {name: [getattr(answers[n], name) for n in sorted(answers)] for name in MODES[mode]}
+        dtypes = {"index": "<i4", "soft": "<f4"}
+        return {
+            name: np.concatenate([np.frombuffer(t.data, dtypes[name]).reshape(tuple(t.shape)) for t in several])
+            for name, several in tensors.items()
+        }
+
+    return sample
+
+
 @pytest.fixture(scope="module")
 def ways(server) -> Iterator[dict[str, Way]]:
-    """Every way in. The client sends raw bytes over HTTP, and messages over gRPC."""
-    with Client(server.http) as http, Client(server.grpc) as grpc, Client("local:") as local:
+    """Every way in. The client sends raw bytes over HTTP, and messages over gRPC: small ones on a stream."""
+    with (
+        Client(server.http) as http,
+        Client(server.grpc) as grpc_client,
+        Client("local:") as local,
+        grpc.insecure_channel(server.addresses["grpc"], [("grpc.max_receive_message_length", -1)]) as channel,
+    ):
         yield {
             "json": json_way(server),
             "npy": npy_way(server),
             "octet-stream": client_way(http),
-            "grpc": client_way(grpc),
+            "grpc": client_way(grpc_client),
+            "stream": stream_way(channel),
             "in process": client_way(local),
         }
 
 
-each_way = pytest.mark.parametrize("way", ["json", "npy", "octet-stream", "grpc", "in process"])
+each_way = pytest.mark.parametrize("way", ["json", "npy", "octet-stream", "grpc", "stream", "in process"])
 
 
 @pytest.fixture(scope="module")

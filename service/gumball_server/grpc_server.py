@@ -1,8 +1,9 @@
 """The gRPC transport: `gumball.v1.SamplingService`, health and reflection."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -17,8 +18,10 @@ from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import MalformedError, Reason, SamplingError
 from gumball_server.exchange import Ask, Exchange
+from gumball_server.grpc_stream import Streams, deadline_of, retry_seconds
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
+from gumball_server.settings import Settings
 from gumball_server.wire import inference, message
 
 SERVICE = pb.DESCRIPTOR.services_by_name["SamplingService"].full_name
@@ -33,31 +36,34 @@ STATUS = {
     Reason.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
-RETRY_SECONDS = 1
 # Errors travel in metadata, of which clients take 8 KiB; a name that is at fault may be longer.
 MESSAGE_CHARACTERS = 256
+MIN_PING_INTERVAL_MS = 10_000  # clients behind proxies that drop idle connections ask this often; less is abuse
 
 
 class SamplingService:
     """The methods of the service, from bytes to bytes: a message that does not parse is ours to refuse."""
 
-    def __init__(self, exchange: Exchange, info: Info) -> None:
+    def __init__(self, exchange: Exchange, streams: Streams, info: Info) -> None:
         self._exchange = exchange
+        self._streams = streams
         self._info = info
 
     async def sample(self, body: bytes, context: Any) -> bytes:
         async def receive() -> Ask[bytes]:
-            remaining = context.time_remaining()
-            parsed = parse(pb.SampleRequest, body)
-            return Ask(
-                body_bytes=len(body),
-                decode=lambda: message.decode(parsed),
-                encode=lambda result: message.encode(result, parsed.id).SerializeToString(),
-                deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
-            )
+            return _ask(parse(pb.SampleRequest, body), len(body), context.time_remaining())
 
         try:
             return await self._exchange.answer(receive)
+        except SamplingError as error:
+            await refuse(context, error)
+
+    async def sample_stream(self, _messages: object, context: Any) -> None:
+        try:
+            try:
+                await self._streams.serve(context)
+            except MalformedError as malformed:
+                await self._exchange.answer(partial(_fail, malformed))  # counts it, as it does those of single calls
         except SamplingError as error:
             await refuse(context, error)
 
@@ -65,36 +71,48 @@ class SamplingService:
         return bytes(_info_message(self._info).SerializeToString())
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        methods: dict[str, Callable[[bytes, Any], Awaitable[bytes]]] = {
-            "Sample": self.sample,
-            "GetInfo": self.get_info,
-        }
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
         return grpc.method_handlers_generic_handler(
-            SERVICE, {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
+            SERVICE,
+            {
+                "Sample": unary(self.sample),
+                "SampleStream": stream(self.sample_stream),
+                "GetInfo": unary(self.get_info),
+            },
         )
 
 
 def create_server(
     exchange: Exchange,
+    streams: Streams,
     lifecycle: Lifecycle,
     info: Info,
+    settings: Settings,
     inference_handlers: grpc.GenericRpcHandler,
-    *,
-    shares_port: bool = False,
 ) -> grpc.aio.Server:
     """A server that has no address and is not started yet; `inference_handlers` are those of `inference.SERVICE`."""
-    server = grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", info.limits.max_request_bytes),
-            ("grpc.max_send_message_length", -1),  # admission bounds answers
-            ("grpc.so_reuseport", int(shares_port)),
-        ]
-    )
-    service = SamplingService(exchange, info)
+    server = grpc.aio.server(options=_options(settings))
+    service = SamplingService(exchange, streams, info)
     server.add_generic_rpc_handlers((service.handlers(), inference_handlers))
     _add_health(server, lifecycle)
     _add_reflection(server, (pb.DESCRIPTOR, inference.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR))
     return server
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    options = {
+        "grpc.max_receive_message_length": settings.max_request_bytes,
+        "grpc.max_send_message_length": -1,  # admission bounds answers
+        "grpc.so_reuseport": int(settings.frontend_count > 1),
+        "grpc.http2.min_recv_ping_interval_without_data_ms": MIN_PING_INTERVAL_MS,
+        "grpc.keepalive_permit_without_calls": 1,
+        "grpc.max_connection_age_grace_ms": round(1000 * settings.grpc_max_connection_age_grace_seconds),
+    }
+    if settings.grpc_keepalive_seconds:
+        options["grpc.keepalive_time_ms"] = round(1000 * settings.grpc_keepalive_seconds)
+    if settings.grpc_max_connection_age_seconds:
+        options["grpc.max_connection_age_ms"] = round(1000 * settings.grpc_max_connection_age_seconds)
+    return list(options.items())
 
 
 def _add_reflection(server: grpc.aio.Server, files: Sequence[Any]) -> None:
@@ -122,12 +140,26 @@ def _add_health(server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
     lifecycle.listen(tell)
 
 
+def _ask(request: pb.SampleRequest, size: int, remaining: float | None) -> Ask[bytes]:
+    """What to do with a request of `size` bytes, whose call has `remaining` seconds left."""
+    return Ask(
+        body_bytes=size,
+        decode=lambda: message.decode(request),
+        encode=lambda result: message.encode(result, request.id),
+        deadline=deadline_of(request, remaining),
+    )
+
+
 def parse(kind: Any, body: bytes) -> Any:
     """A message of this class."""
     try:
         return kind.FromString(body)
     except DecodeError:
         raise MalformedError(f"the message does not parse as {kind.DESCRIPTOR.full_name}") from None
+
+
+async def _fail(error: SamplingError) -> Ask[bytes]:
+    raise error
 
 
 async def refuse(context: Any, error: SamplingError) -> NoReturn:
@@ -141,8 +173,8 @@ def _details(error: SamplingError) -> Status:
     status = Status(code=STATUS[error.reason].value[0], message=str(error)[:MESSAGE_CHARACTERS])
     metadata = {"field": error.field[:MESSAGE_CHARACTERS]} if error.field else {}
     status.details.add().Pack(ErrorInfo(reason=error.reason.value, domain="gumball", metadata=metadata))
-    if error.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE):
-        status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=RETRY_SECONDS)))
+    if (seconds := retry_seconds(error)) is not None:
+        status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=seconds)))
     return status
 
 

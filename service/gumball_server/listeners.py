@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gumball_server.batcher import Batcher
 from gumball_server.exchange import Exchange
 from gumball_server.grpc_server import create_server
+from gumball_server.grpc_stream import Streams
 from gumball_server.http_protocol import SampleProtocol
 from gumball_server.http_sample import HeadReader
 from gumball_server.http_server import create_admin_app, create_app
@@ -75,6 +76,7 @@ class Listeners:
     http: list[HttpServer]
     grpc: grpc.aio.Server
     grpc_exchanges: list[Exchange]
+    grpc_streams: Streams
     addresses: dict[str, str]
     info: Info
 
@@ -92,6 +94,7 @@ class Listeners:
     async def _grpc_answered(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
+                await self.grpc_streams.drain()
                 await asyncio.gather(*(exchange.idle() for exchange in self.grpc_exchanges))
 
 
@@ -113,10 +116,10 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
         admin = _tcp(settings, settings.admin_port)
         addresses["admin"] = f"http://{host}:{admin.getsockname()[1]}"
         servers.append(HttpServer(create_admin_app(metrics, lifecycle, told), [admin]))
-    grpc_exchanges = [Exchange(transport, batcher, metrics) for transport in ("grpc", "oip_grpc")]
-    inference = InferenceService(grpc_exchanges[1], model)
-    shares_port = settings.frontend_count > 1
-    grpc_server = create_server(grpc_exchanges[0], lifecycle, told, inference.handlers(), shares_port=shares_port)
+    grpc_exchange, oip_exchange = (Exchange(transport, batcher, metrics) for transport in ("grpc", "oip_grpc"))
+    streams = Streams(grpc_exchange)
+    inference = InferenceService(oip_exchange, model)
+    grpc_server = create_server(grpc_exchange, streams, lifecycle, told, settings, inference.handlers())
     try:
         addresses["grpc"] = f"{host}:{grpc_server.add_insecure_port(f'{host}:{settings.grpc_port}')}"
         if settings.grpc_uds:
@@ -125,7 +128,7 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
     except RuntimeError as error:
         raise OSError(str(error)) from None
     await grpc_server.start()
-    return Listeners(servers, grpc_server, grpc_exchanges, addresses, told)
+    return Listeners(servers, grpc_server, [grpc_exchange, oip_exchange], streams, addresses, told)
 
 
 def _tcp(settings: Settings, port: int) -> socket.socket:

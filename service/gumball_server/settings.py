@@ -44,6 +44,13 @@ class Settings:
     linger_us: int = _setting(0, "how long an idle worker waits for company for a request", 0, 1_000_000)
     grace_seconds: float = _setting(0.0, "after SIGTERM, how long to keep accepting while not ready", 0, 3600)
     drain_seconds: float = _setting(30.0, "then, how long to wait for what was accepted", 0, 3600)
+    grpc_keepalive_seconds: float = _setting(
+        60.0, "how often an idle gRPC connection is asked whether it lives; 0: never", 0, 86400
+    )
+    grpc_max_connection_age_seconds: float = _setting(
+        0.0, "after which gRPC clients are to connect anew, perhaps elsewhere; 0: never", 0, 1e6
+    )
+    grpc_max_connection_age_grace_seconds: float = _setting(30.0, "then, how long their calls may go on", 0, 1e6)
     cors_origins: str = _setting("", "origins whose pages may call the service, comma-separated; * for any")
     cache_dir: str = _setting("~/.cache/gumball", "where compiled kernels are kept between starts")
     log_level: str = _setting("info", "debug, info, warning or error")

@@ -48,7 +48,7 @@ each_reason = pytest.mark.parametrize(("kind", "status", "code"), REASONS)
 
 
 def over_http(respond) -> Client:
-    return Client("http://gumball", http_transport=httpx.MockTransport(respond))
+    return Client("http://gumball", http_transport=httpx.MockTransport(respond), retries=0)
 
 
 def problem(kind, status: int) -> httpx.Response:
@@ -70,7 +70,7 @@ def test_http_problems_become_their_errors(kind, status, code):
 async def test_http_problems_become_their_errors_when_awaited(kind, status, code):
     """The asynchronous client raises the same."""
     transport = httpx.MockTransport(lambda request: problem(kind, status))
-    async with AsyncClient("http://gumball", http_transport=transport) as client:
+    async with AsyncClient("http://gumball", http_transport=transport, retries=0) as client:
         with pytest.raises(kind):
             await client.sample(LOGITS)
 
@@ -122,7 +122,7 @@ def test_a_timeout_is_told_to_the_service_and_kept_by_the_transport():
     with over_http(respond) as client:
         client.sample(LOGITS, timeout=1.5)
     [(told, kept)] = seen
-    assert told == "1.5"
+    assert 1.4 < float(told) <= 1.5
     assert 1.5 < kept < 2.5
 
 
@@ -236,11 +236,11 @@ async def test_grpc_details_become_their_errors(kind, status, code, over_grpc):
     """Reason, detail, field and the time to wait, in both clients."""
     info = ErrorInfo(reason=kind.reason, domain="gumball", metadata={"field": "tau[3]"})
     address = over_grpc(refuse(code, info, RetryInfo(retry_delay=Duration(nanos=250_000_000))))
-    with Client(address) as client, pytest.raises(errors.GumballError) as raised:
+    with Client(address, retries=0) as client, pytest.raises(errors.GumballError) as raised:
         client.sample(LOGITS)
     error = raised.value
     assert (type(error), error.detail, error.field, error.retry_after) == (kind, "because", "tau[3]", 0.25)
-    async with AsyncClient(address) as asynchronous:
+    async with AsyncClient(address, retries=0) as asynchronous:
         with pytest.raises(kind):
             await asynchronous.sample(LOGITS)
 
@@ -297,7 +297,7 @@ def test_an_answer_longer_than_grpcs_default_limit_arrives(over_grpc):
         return pb.SampleResponse(contract="gumball/1", seed=1, tau=[1.0], soft=tensor)
 
     with Client(over_grpc(sample)) as client:
-        np.testing.assert_array_equal(client.sample(np.zeros(1_000_000), mode="soft", draws=2).soft, soft)
+        np.testing.assert_array_equal(client.sample(np.zeros(1_000_000), mode="soft", draws=2, seed=1).soft, soft)
 
 
 async def test_grpc_metadata_and_information(over_grpc):
@@ -312,10 +312,10 @@ async def test_grpc_metadata_and_information(over_grpc):
     address = over_grpc(sample)
     with Client(address, headers={"Authorization": "Bearer t"}) as client:
         assert client.info() == INFO
-        assert client.sample(LOGITS).seed == 1
+        assert client.sample(LOGITS, seed=1).seed == 1
     async with AsyncClient(address, headers={"authorization": "Bearer t"}) as asynchronous:
         assert await asynchronous.info() == INFO
-        assert (await asynchronous.sample(LOGITS)).seed == 1
+        assert (await asynchronous.sample(LOGITS, seed=1)).seed == 1
     assert seen == ["Bearer t", "Bearer t"]
 
 

@@ -5,11 +5,11 @@ answer is checked in full against its request before it becomes a `Sample`.
 """
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
+from types import TracebackType
 from typing import Any, Literal, NamedTuple, NotRequired, Self, SupportsIndex, TypedDict, cast, get_args
 
 import numpy as np
@@ -34,9 +34,18 @@ _TOP_OUTPUTS: tuple[TopOutput, ...] = get_args(TopOutput)
 _INTEGERS = ("index", "top_index")
 _PER_DRAW = ("index", "score", "log_prob")
 _LITTLE_ENDIAN = {"int32": np.dtype("<i4"), "float32": np.dtype("<f4")}
+_FLOAT32 = np.dtype(np.float32)
 
 MAX_UINT32 = 2**32 - 1
 MAX_UINT64 = 2**64 - 1
+
+# The defaults of per-row parameters and what they become: recognised by identity, so that most calls make no arrays of
+# them and most messages leave them out.
+DEFAULT_TEMPERATURE = 1.0
+DEFAULT_FIRST_DRAW = 0
+ONE = np.ones(1, np.float64)
+ZERO = np.zeros(1, np.uint32)
+ONE.flags.writeable = ZERO.flags.writeable = False
 
 
 class TauSchedule(TypedDict):
@@ -91,7 +100,8 @@ class Info(TypedDict):
     limits: Limits
 
 
-@dataclass(frozen=True, eq=False)
+# Frozen, a dataclass of so many fields takes five times as long to make: a fifth of all that a small call costs here.
+@dataclass(eq=False)
 class Sample:
     """Samples, and all that is needed to draw them again: with the logits and parameters, `seed` gives the same bits.
 
@@ -139,10 +149,39 @@ class OutputArray(NamedTuple):
         """The array of its little-endian bytes, not copied."""
         return np.frombuffer(data, _LITTLE_ENDIAN[self.dtype]).reshape(self.shape)
 
+    def describes(self, array: Array) -> bool:
+        """Whether an array is of this type, in whichever byte order, and shape."""
+        return array.dtype.kind == self.dtype[0] and array.itemsize == 4 and array.shape == self.shape
 
-@dataclass(frozen=True, eq=False)
+
+class Form(NamedTuple):
+    """What an answer to a request looks like."""
+
+    shape: Shape
+    arrays: tuple[OutputArray, ...]  # in order
+    names: tuple[str, ...]  # of the arrays
+    nbytes: int
+
+
+@lru_cache(maxsize=256)  # most requests are of the form of others before them
+def _form(names: tuple[str, ...], shape: tuple[int, int, int], k: int | None, n: int) -> Form:
+    """The form of these outputs, without replacement k categories a draw, of the n most likely ones."""
+    rows, draws, categories = shape
+
+    def shape_of(output: str) -> tuple[int, ...]:
+        if output in _PER_DRAW:
+            return (rows, draws) if k is None else (rows, draws, k)
+        if output in _TOP_OUTPUTS:
+            return rows, n
+        return {"probs": (rows, categories), "entropy": (rows,)}.get(output, (rows, draws, categories))
+
+    arrays = tuple(OutputArray(name, "int32" if name in _INTEGERS else "float32", shape_of(name)) for name in names)
+    return Form(Shape(*shape), arrays, names, sum(array.nbytes for array in arrays))
+
+
+@dataclass(eq=False)
 class SampleRequest:
-    """A request that can be encoded. Per-row parameters are arrays of one value or one a row."""
+    """A request that can be encoded, and never changes. Per-row parameters are arrays of one value or one a row."""
 
     logits: Array  # [rows, categories] float32, float16, or uint16 holding bfloat16; C order, native
     source: Source  # what they are
@@ -163,6 +202,16 @@ class SampleRequest:
     logit_bias: dict[int, float | None] | None
     without_replacement: int | None
     top_log_probs: int | None
+    form: Form = field(init=False)  # of an answer
+
+    def __post_init__(self) -> None:
+        names: tuple[str, ...] = self.outputs or OUTPUTS_OF_MODE[self.mode]
+        if self.outputs is None and self.without_replacement is not None:
+            names += ("score",)
+        if self.top_log_probs is not None:
+            names += _TOP_OUTPUTS
+        rows, categories = self.logits.shape
+        self.form = _form(names, (rows, self.draws, categories), self.without_replacement, self.top_log_probs or 0)
 
     @classmethod
     def of(
@@ -204,13 +253,13 @@ class SampleRequest:
             dtype=dtype,
             mode=mode,
             outputs=None if outputs is None else _outputs(outputs),
-            seed=None if seed is None else _integer("seed", seed, MAX_UINT64),
+            seed=None if seed is None else integer("seed", seed, MAX_UINT64),
             seeds=None if seeds is None else _integers("seeds", seeds, np.uint64),
-            draws=_integer("draws", draws, MAX_UINT64),
-            first_draw=_integers("first_draw", first_draw, np.uint32),
-            first_row=_integer("first_row", first_row, MAX_UINT32),
-            tau=None if tau_schedule is not None else _numbers("tau", 1.0 if tau is None else tau),
-            temperature=_numbers("temperature", temperature),
+            draws=integer("draws", draws, MAX_UINT64),
+            first_draw=ZERO if first_draw is DEFAULT_FIRST_DRAW else _integers("first_draw", first_draw, np.uint32),
+            first_row=integer("first_row", first_row, MAX_UINT32),
+            tau=None if tau_schedule is not None else ONE if tau is None else _numbers("tau", tau),
+            temperature=ONE if temperature is DEFAULT_TEMPERATURE else _numbers("temperature", temperature),
             tau_schedule=None if tau_schedule is None else _schedule(tau_schedule),
             top_k=None if top_k is None else _integers("top_k", top_k, np.uint32),
             top_p=None if top_p is None else _numbers("top_p", top_p),
@@ -221,53 +270,40 @@ class SampleRequest:
         )
 
     @property
-    def shape(self) -> Shape:
-        rows, categories = self.logits.shape
-        return Shape(rows, self.draws, categories)
-
-    @property
     def parameters(self) -> dict[str, Any]:
         """What was asked for but the logits, seed and tau, as JSON has it."""
-        given = {
+        parameters = {
             "source": self.source,
             "mode": self.mode,
-            "outputs": None if self.outputs is None else list(self.outputs),
             "draws": self.draws,
-            "first_draw": self.first_draw,
+            "first_draw": self.first_draw.tolist(),
             "first_row": self.first_row,
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-            "min_p": self.min_p,
-            "logit_bias": self.logit_bias,
-            "without_replacement": self.without_replacement,
-            "top_log_probs": self.top_log_probs,
+            "temperature": self.temperature.tolist(),
         }
-        return {
-            name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in given.items()
-            if value is not None
-        }
+        if self.outputs is not None:
+            parameters["outputs"] = list(self.outputs)
+        if self.top_k is not None:
+            parameters["top_k"] = self.top_k.tolist()
+        if self.top_p is not None:
+            parameters["top_p"] = self.top_p.tolist()
+        if self.min_p is not None:
+            parameters["min_p"] = self.min_p.tolist()
+        if self.logit_bias is not None:
+            parameters["logit_bias"] = self.logit_bias
+        if self.without_replacement is not None:
+            parameters["without_replacement"] = self.without_replacement
+        if self.top_log_probs is not None:
+            parameters["top_log_probs"] = self.top_log_probs
+        return parameters
 
-    @cached_property
+    @property
+    def shape(self) -> Shape:
+        return self.form.shape
+
+    @property
     def expected(self) -> tuple[OutputArray, ...]:
         """The arrays that an answer to this request holds, in order."""
-        names: tuple[str, ...] = self.outputs or OUTPUTS_OF_MODE[self.mode]
-        if self.outputs is None and self.without_replacement is not None:
-            names += ("score",)
-        if self.top_log_probs is not None:
-            names += _TOP_OUTPUTS
-        return tuple(
-            OutputArray(name, "int32" if name in _INTEGERS else "float32", self._shape_of(name)) for name in names
-        )
-
-    def _shape_of(self, output: str) -> tuple[int, ...]:
-        rows, draws, categories = self.shape
-        if output in _PER_DRAW:
-            return (rows, draws) if self.without_replacement is None else (rows, draws, self.without_replacement)
-        if output in _TOP_OUTPUTS:
-            return rows, self.top_log_probs or 0
-        return {"probs": (rows, categories), "entropy": (rows,)}.get(output, (rows, draws, categories))
+        return self.form.arrays
 
 
 def sample_of(
@@ -275,7 +311,7 @@ def sample_of(
     *,
     contract_name: str,
     seed: int | None,
-    tau: npt.ArrayLike | None,
+    tau: list[float] | None,
     timings: Timings,
     arrays: dict[str, Array],
 ) -> Sample:
@@ -287,36 +323,57 @@ def sample_of(
         raise InvalidAnswer(f"sampled by contract {contract_name!r}; this client knows {contract.VERSION}")
     if (seed is None) != (request.seeds is not None) or request.seed not in (None, seed):
         raise InvalidAnswer(f"sampled with seed {seed}, not with what was asked for")
-    told_tau = request.tau if tau is None else np.atleast_1d(np.array(tau, np.float64))
-    if told_tau is None:
-        raise InvalidAnswer("does not tell the tau of the schedule")
-    asked_tau = told_tau if request.tau is None else request.tau
-    if told_tau.shape not in ((1,), (request.shape.rows,)) or (told_tau != asked_tau).any():
+    used_tau, form = _tau_used(request, tau), request.form
+    if tuple(arrays) != form.names:
+        raise InvalidAnswer(f"holds {', '.join(arrays)}")
+    for expected in form.arrays:
+        if not expected.describes(array := arrays[expected.name]):
+            raise InvalidAnswer(f"holds {expected.name} as {array.dtype} {array.shape}, not {expected}")
+    own = {name: _own(array) for name, array in arrays.items()}
+    return Sample(contract_name, seed, request.seeds, used_tau, form.shape, timings, request.parameters, **own)
+
+
+def _tau_used(request: SampleRequest, told: list[float] | None) -> npt.NDArray[np.float64]:
+    """[1] or [rows]: what the service told, which must be what was asked for."""
+    asked = request.tau
+    if asked is None:
+        if told is None:
+            raise InvalidAnswer("does not tell the tau of the schedule")
+    elif told is None or told == asked.tolist():
+        return asked.copy()
+    tau = np.array(told, np.float64)
+    if tau.shape not in ((1,), (request.shape.rows,)) or (asked is not None and (tau != asked).any()):
         raise InvalidAnswer("sampled with another tau than was asked for")
-    described = tuple(OutputArray(name, array.dtype.name, array.shape) for name, array in arrays.items())
-    if described != request.expected:
-        raise InvalidAnswer(f"holds {described}, not {request.expected}")
-    return Sample(
-        contract_name,
-        seed,
-        request.seeds,
-        told_tau,
-        request.shape,
-        timings,
-        request.parameters,
-        # A caller that writes to a result, or wraps it with torch.from_numpy, must not meet a read-only buffer, nor
-        # keep a whole response alive through one small array.
-        **{name: np.require(array, array.dtype.newbyteorder("="), ("C", "W", "O")) for name, array in arrays.items()},
-    )
+    return tau
 
 
-@contextmanager
-def malformed_is_invalid() -> Iterator[None]:
+def _own(array: Array) -> Array:
+    """The array, in native order, in memory of its own.
+
+    A caller that writes to a result, or wraps it with torch.from_numpy, must not meet a read-only buffer, nor keep a
+    whole response alive through one small array.
+    """
+    flags = array.flags
+    if flags.owndata and flags.writeable and flags.c_contiguous and array.dtype.isnative:
+        return array
+    if array.dtype.isnative:
+        return array.copy()
+    return array.astype(array.dtype.newbyteorder("="), order="C")
+
+
+class MalformedIsInvalid:
     """Reading what is not there, or not of its type, shows that this is not an answer of the service."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidAnswer(f"not an answer of Gumball: {error!r}") from error
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, (KeyError, TypeError, ValueError)):
+            raise InvalidAnswer(f"not an answer of Gumball: {error!r}") from error
+
+
+malformed_is_invalid = MalformedIsInvalid()
 
 
 def info_of(document: object) -> Info:
@@ -336,6 +393,8 @@ def _logits(source: Source, values: npt.ArrayLike | None) -> tuple[Array, str]:
         array = array[None]
     if array.ndim != 2:
         raise InvalidArgument(f"must be [rows, categories] or [categories], has shape {list(array.shape)}", source)
+    if array.dtype is _FLOAT32:  # the name of a dtype takes longer to ask for than all else here
+        return np.ascontiguousarray(array), "float32"
     if array.dtype.name == "bfloat16":  # ml_dtypes and its like; NumPy has no such type of its own
         return np.ascontiguousarray(array).view(np.uint16), "bfloat16"
     if array.dtype.name == "float16":
@@ -376,16 +435,16 @@ def _schedule(given: TauSchedule) -> TauSchedule:
 
 def _bias(given: Mapping[int, float | None]) -> dict[int, float | None]:
     return {
-        _integer("logit_bias", category, MAX_UINT32): None if amount is None else float(amount)
+        integer("logit_bias", category, MAX_UINT32): None if amount is None else float(amount)
         for category, amount in given.items()
     }
 
 
 def _optional(field: str, value: SupportsIndex | None) -> int | None:
-    return None if value is None else _integer(field, value, MAX_UINT32)
+    return None if value is None else integer(field, value, MAX_UINT32)
 
 
-def _integer(field: str, value: SupportsIndex, largest: int) -> int:
+def integer(field: str, value: SupportsIndex, largest: int) -> int:
     try:
         number = operator.index(value)
     except TypeError:
@@ -404,14 +463,14 @@ def _integers(field: str, values: npt.ArrayLike, dtype: type[np.unsignedinteger[
     if array.dtype == dtype:
         return array.copy()  # it goes into the sample, which shares nothing with the caller's arguments
     largest = np.iinfo(dtype).max
-    return np.array([_integer(field, value, largest) for value in array], dtype)
+    return np.array([integer(field, value, largest) for value in array], dtype)
 
 
-def seconds_of(timeout: float | None) -> float | None:
-    """A timeout that every transport understands."""
-    if timeout is not None and not 0 < timeout < float("inf"):
-        raise InvalidArgument(f"must be a number of seconds above 0, is {timeout!r}", "timeout")
-    return timeout
+def seconds_of(seconds: float | None, field: str = "timeout") -> float | None:
+    """A time that every transport understands."""
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise InvalidArgument(f"must be a number of seconds above 0, is {seconds!r}", field)
+    return seconds
 
 
 def _numbers(field: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:

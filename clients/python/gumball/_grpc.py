@@ -1,7 +1,9 @@
 """The protobuf form of a request and its answer, and the few lines that send one and read the other."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +15,9 @@ from google.rpc.status_pb2 import Status
 
 from gumball import errors
 from gumball._codec import (
+    ONE,
+    OUTPUTS_OF_MODE,
+    ZERO,
     Array,
     Info,
     OutputArray,
@@ -24,14 +29,25 @@ from gumball._codec import (
     malformed_is_invalid,
     sample_of,
 )
+from gumball._fork import grpc_is_used
+from gumball._stream import SampleStream, StreamBroken
 from gumball.v1 import sampling_pb2 as pb
 from gumball.v1.sampling_pb2_grpc import SamplingServiceStub
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # the service bounds its answers
     ("grpc.max_send_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),  # a service that restarts is found again soon
+    ("grpc.min_reconnect_backoff_ms", 5000),  # how long a connection may take, by gRPC's odd name
+    ("grpc.max_reconnect_backoff_ms", 5000),
+    ("grpc.keepalive_time_ms", 30_000),  # a connection that died without a word is noticed while calls wait
+    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.lb_policy_name", "round_robin"),  # over all replicas that the name resolves to; else one gets every call
 )
+
+_SAMPLE_STREAM = "/gumball.v1.SamplingService/SampleStream"
+# What a message saves is lost in the time that its bytes take, and while they do, the stream's other calls wait.
+SMALL_BYTES = 1 << 16
 
 # What a status says where there are no details: that of the gRPC library itself, or of a proxy.
 _REASON_OF_STATUS = {
@@ -46,41 +62,59 @@ _REASON_OF_STATUS = {
     grpc.StatusCode.INTERNAL: "INTERNAL",
     grpc.StatusCode.UNKNOWN: "INTERNAL",
 }
+_LITTLE_ENDIAN = sys.byteorder == "little"
+_NUMBER_OF_MODE: dict[str, pb.Mode] = {name: getattr(pb, f"MODE_{name.upper()}") for name in OUTPUTS_OF_MODE}
+_NUMBER_OF_DTYPE: dict[str, pb.DataType] = {
+    name: getattr(pb, f"DATA_TYPE_{name.upper()}") for name in ("float32", "float16", "bfloat16")
+}
 _NAME_OF_DTYPE = {pb.DATA_TYPE_FLOAT32: "float32", pb.DATA_TYPE_INT32: "int32"}
 
 
-def sample_message(request: SampleRequest) -> pb.SampleRequest:
-    """The message of a request."""
-    logits = request.logits.astype(request.logits.dtype.newbyteorder("<"), copy=False)
-    tensor = pb.Tensor(dtype=f"DATA_TYPE_{request.dtype.upper()}", shape=request.logits.shape, data=logits.tobytes())
-    bias = request.logit_bias or {}
-    return pb.SampleRequest(
-        logits=tensor if request.source == "logits" else None,
-        probs=tensor if request.source == "probs" else None,
-        mode=f"MODE_{request.mode.upper()}",
-        outputs=[f"OUTPUT_{name.upper()}" for name in request.outputs or ()],
+def sample_message(request: SampleRequest, timeout: float | None = None) -> pb.SampleRequest:
+    """The message of a request; it says nothing that is so by default. `timeout` is for streams."""
+    message = pb.SampleRequest(
+        mode=_NUMBER_OF_MODE[request.mode],
         seed=request.seed,
-        seeds=None if request.seeds is None else request.seeds.tolist(),
-        first_row=request.first_row,
-        draws=request.draws,
-        first_draw=request.first_draw.tolist(),
-        tau=_list(request.tau),
-        tau_schedule=None if request.tau_schedule is None else _schedule(request.tau_schedule),
-        temperature=request.temperature.tolist(),
-        top_k=_list(request.top_k),
-        top_p=_list(request.top_p),
-        min_p=_list(request.min_p),
-        logit_bias=[pb.LogitBias(category=category, bias=amount) for category, amount in bias.items()],
         without_replacement=request.without_replacement,
         top_log_probs=request.top_log_probs,
+        timeout_seconds=timeout,
     )
+    logits = request.logits
+    tensor = message.logits if request.source == "logits" else message.probs
+    tensor.dtype = _NUMBER_OF_DTYPE[request.dtype]
+    tensor.shape.extend(logits.shape)
+    tensor.data = logits.tobytes() if _LITTLE_ENDIAN else logits.astype(logits.dtype.newbyteorder("<")).tobytes()
+    if request.first_row:
+        message.first_row = request.first_row
+    if request.draws != 1:
+        message.draws = request.draws
+    if request.first_draw is not ZERO:
+        message.first_draw.extend(request.first_draw.tolist())
+    if request.temperature is not ONE:
+        message.temperature.extend(request.temperature.tolist())
+    if request.tau is None:
+        message.tau_schedule.CopyFrom(_schedule(request.tau_schedule))
+    elif request.tau is not ONE:
+        message.tau.extend(request.tau.tolist())
+    if request.seeds is not None:
+        message.seeds.extend(request.seeds.tolist())
+    if request.top_k is not None:
+        message.top_k.extend(request.top_k.tolist())
+    if request.top_p is not None:
+        message.top_p.extend(request.top_p.tolist())
+    if request.min_p is not None:
+        message.min_p.extend(request.min_p.tolist())
+    if request.outputs is not None:
+        message.outputs.extend([getattr(pb, f"OUTPUT_{name.upper()}") for name in request.outputs])
+    if request.logit_bias is not None:
+        items = request.logit_bias.items()
+        message.logit_bias.extend(pb.LogitBias(category=category, bias=amount) for category, amount in items)
+    return message
 
 
-def _list(values: Array | None) -> list[Any] | None:
-    return None if values is None else values.tolist()
-
-
-def _schedule(schedule: TauSchedule) -> pb.TauSchedule:
+def _schedule(schedule: TauSchedule | None) -> pb.TauSchedule:
+    if schedule is None:
+        raise errors.InvalidArgument("give tau or tau_schedule", "tau")
     kind = f"KIND_{schedule['kind']}".upper()
     if kind not in pb.TauSchedule.Kind.keys():  # noqa: SIM118 - it is no dict
         raise errors.InvalidArgument(f"has the kind {schedule['kind']!r}", "tau_schedule")
@@ -90,16 +124,25 @@ def _schedule(schedule: TauSchedule) -> pb.TauSchedule:
 
 def read_sample(request: SampleRequest, answer: pb.SampleResponse) -> Sample:
     """The sample of an answer. Raises InvalidAnswer."""
-    with malformed_is_invalid():
-        arrays = {output.name: _array(output.name, getattr(answer, output.name)) for output in request.expected}
+    with malformed_is_invalid:
+        arrays = {name: _array(name, getattr(answer, name)) for name in request.form.names}
         return sample_of(
             request,
             contract_name=answer.contract,
             seed=answer.seed if answer.HasField("seed") else None,
-            tau=answer.tau or None,
+            tau=answer.tau[:] or None,
             timings=Timings(answer.timings.queue_ns, answer.timings.compute_ns),
             arrays=arrays,
         )
+
+
+def read_response(request: SampleRequest, response: pb.SampleResponse) -> Sample:
+    """The sample of a response in a stream. Raises GumballError."""
+    if not response.HasField("error"):
+        return read_sample(request, response)
+    error = response.error
+    retry_after = error.retry_after_seconds if error.HasField("retry_after_seconds") else None
+    raise errors.of_reason(error.reason, error.detail, error.field, retry_after)
 
 
 def read_info(answer: pb.GetInfoResponse) -> Info:
@@ -136,13 +179,19 @@ def _details(error: grpc.RpcError) -> Sequence[any_pb2.Any]:
 
 
 def _array(name: str, tensor: pb.Tensor) -> Array:
-    return OutputArray(name, _NAME_OF_DTYPE[tensor.dtype], tuple(tensor.shape)).of_bytes(tensor.data)
+    return OutputArray(name, _NAME_OF_DTYPE[tensor.dtype], tuple(tensor.shape[:])).of_bytes(tensor.data)
 
 
 def _target(address: str) -> str:
     """The gRPC name of an address."""
     parts = urlsplit(address)
     return f"unix:{parts.path}" if parts.scheme == "grpc+unix" else parts.netloc
+
+
+def _authority(name: str) -> Iterator[tuple[str, str]]:
+    """What a server or proxy is told that it was called by, where that is a name."""
+    if name:
+        yield "grpc.default_authority", name
 
 
 def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -158,44 +207,31 @@ def _failures() -> Iterator[None]:
         raise read_error(error) from error
 
 
-class GRPCTransport:
-    """Calls over gRPC."""
+class GRPCService:
+    """Calls to a service over gRPC: small ones on a stream, which costs less, large ones each by itself."""
 
-    def __init__(self, address: str, headers: Mapping[str, str]) -> None:
-        self._channel = grpc.insecure_channel(_target(address), _OPTIONS)
+    def __init__(self, address: str, headers: Mapping[str, str], authority: str = "") -> None:
+        grpc_is_used()
+        self._channel = grpc.aio.insecure_channel(_target(address), (*_OPTIONS, *_authority(authority)))
         self._stub = SamplingServiceStub(self._channel)
         self._metadata = _metadata(headers)
-
-    def sample(self, request: SampleRequest, timeout: float | None) -> Sample:
-        message = sample_message(request)
-        with _failures():
-            answer = self._stub.Sample(message, timeout=timeout, metadata=self._metadata)
-        return read_sample(request, answer)
-
-    def info(self) -> Info:
-        with _failures():
-            return read_info(self._stub.GetInfo(pb.GetInfoRequest(), metadata=self._metadata))
-
-    def close(self) -> None:
-        self._channel.close()
-
-
-class AsyncGRPCTransport:
-    """The same, awaited."""
-
-    def __init__(self, address: str, headers: Mapping[str, str]) -> None:
-        self._channel = grpc.aio.insecure_channel(_target(address), _OPTIONS)
-        self._stub = SamplingServiceStub(self._channel)
-        self._metadata = _metadata(headers)
+        self._stream = SampleStream(partial(self._channel.stream_stream(_SAMPLE_STREAM), metadata=self._metadata))
+        self._has_stream = True  # as far as is known
 
     async def sample(
         self,
         request: SampleRequest,
         timeout: float | None,  # noqa: ASYNC109 - a deadline that the service is told, not one to wait here
     ) -> Sample:
-        message = sample_message(request)
+        if self._has_stream and request.logits.nbytes + request.form.nbytes <= SMALL_BYTES:
+            try:
+                response = await self._stream.sample(sample_message(request, timeout).SerializeToString())
+            except StreamBroken as broken:
+                self._judge(broken)
+            else:
+                return read_response(request, response)
         with _failures():
-            answer = await self._stub.Sample(message, timeout=timeout, metadata=self._metadata)
+            answer = await self._stub.Sample(sample_message(request), timeout=timeout, metadata=self._metadata)
         return read_sample(request, answer)
 
     async def info(self) -> Info:
@@ -203,4 +239,20 @@ class AsyncGRPCTransport:
             return read_info(await self._stub.GetInfo(pb.GetInfoRequest(), metadata=self._metadata))
 
     async def close(self) -> None:
+        await self._stream.close()
         await self._channel.close()
+
+    def _judge(self, broken: StreamBroken) -> None:
+        """Raise Unavailable where the service is gone; return where a call by itself may do better, or tell more.
+
+        It may be that the service has no streams, or takes shorter messages than was thought; and gRPC forgets the
+        status of a stream that ends while it is written to.
+        """
+        error = broken.__cause__
+        code = error.code() if isinstance(error, grpc.RpcError) else None
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            self._has_stream = False
+        elif code is grpc.StatusCode.UNAVAILABLE:
+            raise read_error(error) from error
+        elif code is None:
+            raise errors.Unavailable("the stream ended before the answer") from error

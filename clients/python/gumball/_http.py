@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 
 from gumball import errors
+from gumball._balancer import GRACE
 from gumball._codec import (
     Array,
     Info,
@@ -28,7 +29,6 @@ from gumball._codec import (
 T = TypeVar("T")
 
 MAX_QUERY = 2048  # bytes; beyond it, servers and proxies begin to refuse a request line
-GRACE = 0.5  # seconds that a service has to say itself that the deadline passed
 CONNECT_TIMEOUT = 10.0  # seconds; a call without a deadline may wait for its answer, but not for a connection
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100)
 
@@ -83,7 +83,7 @@ def read_sample(request: SampleRequest, response: httpx.Response) -> Sample:
     if response.status_code != 200:
         raise read_error(response)
     headers = response.headers
-    with malformed_is_invalid():
+    with malformed_is_invalid:
         return sample_of(
             request,
             contract_name=headers["gumball-contract"],
@@ -210,7 +210,7 @@ def _place(address: str) -> tuple[httpx.URL, str | None]:
     return (httpx.URL("http://localhost"), url.path) if url.scheme == "http+unix" else (url, None)
 
 
-def _message(client: httpx.Client | httpx.AsyncClient, call: Call[T]) -> httpx.Request:
+def _message(client: httpx.AsyncClient, call: Call[T]) -> httpx.Request:
     timeout = None if call.timeout is None else call.timeout + GRACE
     limits = httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout or CONNECT_TIMEOUT))
     return client.build_request(call.method, call.target, content=call.content, headers=call.headers, timeout=limits)
@@ -229,32 +229,8 @@ def _failures() -> Iterator[None]:
         raise errors.Unavailable(f"{error.request.url.host}: {error}") from error
 
 
-class HTTPTransport:
-    """Calls over HTTP."""
-
-    def __init__(self, address: str, headers: Mapping[str, str], transport: httpx.BaseTransport | None) -> None:
-        url, socket = _place(address)
-        if socket and transport is None:
-            transport = httpx.HTTPTransport(uds=socket, limits=_LIMITS)
-        self._client = httpx.Client(base_url=url, headers=headers, limits=_LIMITS, transport=transport)
-
-    def sample(self, request: SampleRequest, timeout: float | None) -> Sample:
-        return self._send(sample_call(request, timeout))
-
-    def info(self) -> Info:
-        return self._send(info_call())
-
-    def close(self) -> None:
-        self._client.close()
-
-    def _send(self, call: Call[T]) -> T:
-        with _failures():
-            response = self._client.send(_message(self._client, call))
-        return call.read(response)
-
-
-class AsyncHTTPTransport:
-    """The same, awaited."""
+class HTTPService:
+    """Calls to a service over HTTP."""
 
     def __init__(self, address: str, headers: Mapping[str, str], transport: httpx.AsyncBaseTransport | None) -> None:
         url, socket = _place(address)

@@ -1,14 +1,31 @@
 """`Client` and `AsyncClient`: samples from a service, by whatever way the address names."""
 
-from collections.abc import Awaitable, Iterable, Mapping
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Protocol, Self, SupportsIndex, TypeVar
 from urllib.parse import urlsplit
 
 import numpy.typing as npt
 
-from gumball._codec import Info, Mode, Output, Sample, SampleRequest, TauSchedule, seconds_of
+from gumball._background import Background
+from gumball._balancer import Balancer, Service
+from gumball._codec import (
+    DEFAULT_FIRST_DRAW,
+    DEFAULT_TEMPERATURE,
+    MAX_UINT32,
+    Info,
+    Mode,
+    Output,
+    Sample,
+    SampleRequest,
+    TauSchedule,
+    integer,
+    seconds_of,
+)
+from gumball._places import Place
 from gumball.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -43,12 +60,51 @@ def _way(address: str) -> str:
     with suppress(ValueError):
         parts = urlsplit(address)
         place = parts.path if parts.scheme.endswith("+unix") else parts.netloc
+        _ = parts.port  # a ValueError where it is no number
         if parts.scheme in _SCHEMES and (place or parts.scheme == "local"):
             return _SCHEMES[parts.scheme]
     raise InvalidArgument(
         f"must be local: or http://, https://, grpc://, http+unix:// or grpc+unix:// and a place, is {address!r}",
         "address",
     )
+
+
+def _each(address: str | Sequence[str]) -> list[str]:
+    """Every address of a list, or of the places of one address that commas divide."""
+    if not isinstance(address, str):
+        return [one for several in address for one in _each(several)]
+    scheme, slashes, places = address.partition("://")
+    return [f"{scheme}://{place}" for place in places.split(",")] if slashes else [address]
+
+
+def _remote(
+    address: str | Sequence[str],
+    headers: Mapping[str, str] | None,
+    http_transport: "httpx.AsyncBaseTransport | None",
+    retries: SupportsIndex,
+    hedge: float | None,
+) -> Callable[[], Balancer] | None:
+    """What makes the way to the services at an address; None where that is this process itself."""
+    addresses = _each(address)
+    ways = [_way(each) for each in addresses]
+    if ways == ["local"]:
+        return None
+    if not ways or "local" in ways:
+        raise InvalidArgument("must be places, or local: alone", "address")
+    tries = integer("retries", retries, MAX_UINT32)
+    hedge = seconds_of(hedge, "hedge")
+
+    # A transport's libraries take longer to import than all the rest, so each is imported when it is asked for.
+    def connect(place: Place) -> Service:
+        if _way(place.address) == "grpc":
+            from gumball._grpc import GRPCService
+
+            return GRPCService(place.address, headers or {}, place.name)
+        from gumball._http import HTTPService
+
+        return HTTPService(place.address, headers or {}, http_transport)
+
+    return partial(Balancer, addresses, connect, retries=tries, hedge=hedge)
 
 
 class _Calls(Generic[SampleT, InfoT, ClosedT]):
@@ -63,11 +119,11 @@ class _Calls(Generic[SampleT, InfoT, ClosedT]):
         probs: npt.ArrayLike | None = None,
         mode: Mode = "hard",
         tau: npt.ArrayLike | None = None,
-        temperature: npt.ArrayLike = 1.0,
+        temperature: npt.ArrayLike = DEFAULT_TEMPERATURE,
         seed: SupportsIndex | None = None,
         seeds: npt.ArrayLike | None = None,
         draws: SupportsIndex = 1,
-        first_draw: npt.ArrayLike = 0,
+        first_draw: npt.ArrayLike = DEFAULT_FIRST_DRAW,
         first_row: SupportsIndex = 0,
         outputs: Iterable[Output] | None = None,
         tau_schedule: TauSchedule | None = None,
@@ -91,7 +147,7 @@ class _Calls(Generic[SampleT, InfoT, ClosedT]):
             tau: temperature of the relaxation, 2^-40 to 2^40, a number or one a row, 1 if not given. Never changes the
                 index.
             temperature: divides the logits before the noise, 0 (argmax) or 2^-40 to 2^40, a number or one a row.
-            seed: one 64-bit seed; row r is row number `first_row` + r. The service draws one where none is given.
+            seed: one 64-bit seed; row r is row number `first_row` + r. One is drawn where none is given.
             seeds: one 64-bit seed a row instead; a row then gets the same bits alone and in any batch.
             draws: samples a row. A draw's bits do not depend on how many are drawn.
             first_draw: number of the first draw, a number or one a row; continues a stream.
@@ -112,6 +168,8 @@ class _Calls(Generic[SampleT, InfoT, ClosedT]):
             InvalidArgument: a parameter is refused, and `field` says which.
             GumballError: any other failure; see `gumball.errors`.
         """
+        if seed is None and seeds is None:
+            seed = secrets.randbits(64)  # before the call is first made, so that making it again changes nothing
         request = SampleRequest.of(
             logits,
             probs=probs,
@@ -144,36 +202,39 @@ class _Calls(Generic[SampleT, InfoT, ClosedT]):
 
 
 class Client(_Calls[Sample, Info, None]):
-    """Samples from the service at an address; usable as a context manager, and from many threads.
+    """Samples from a service; usable as a context manager, and from many threads.
+
+    Calls that threads make at the same time travel together over gRPC, which makes them many times cheaper.
 
     Args:
         address: "http://host:8000" or https, "grpc://host:8001", a Unix socket as "http+unix:///path" or
-            "grpc+unix:///path", or "local:" to sample in this process (``pip install 'gumball[server]'``).
+            "grpc+unix:///path", or "local:" to sample in this process (``pip install 'gumball[server]'``). Several
+            equal services, as "grpc://a:8001,b:8001" or a list of addresses, are called in turn.
         headers: sent with every call, as HTTP headers or gRPC metadata.
         http_transport: an httpx transport to send HTTP calls by.
+        retries: how often a call is made again that a service could not take, at another address where there is one.
+            The waits between grow from 0.05 s, are drawn at random, and are never shorter than the service asks for;
+            all of it happens within the call's `timeout`. Whatever is made again draws by the same seed: the bits do
+            not depend on it.
+        hedge: seconds after which a call that has no answer yet is also made at another address; the first answer
+            counts, and the other call is cancelled.
     """
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         headers: Mapping[str, str] | None = None,
-        http_transport: "httpx.BaseTransport | None" = None,
+        http_transport: "httpx.AsyncBaseTransport | None" = None,
+        retries: SupportsIndex = 3,
+        hedge: float | None = None,
     ) -> None:
-        # A transport's libraries take longer to import than all the rest, so each is imported when it is asked for.
-        match _way(address):
-            case "local":
-                from gumball._local import LocalTransport
+        if make := _remote(address, headers, http_transport, retries, hedge):
+            self._transport = _Blocking(make)
+        else:
+            from gumball._local import LocalTransport
 
-                self._transport = LocalTransport()
-            case "grpc":
-                from gumball._grpc import GRPCTransport
-
-                self._transport = GRPCTransport(address, headers or {})
-            case _:
-                from gumball._http import HTTPTransport
-
-                self._transport = HTTPTransport(address, headers or {}, http_transport)
+            self._transport = LocalTransport()
 
     def __enter__(self) -> Self:
         return self
@@ -192,24 +253,19 @@ class AsyncClient(_Calls[Awaitable[Sample], Awaitable[Info], Awaitable[None]]):
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         headers: Mapping[str, str] | None = None,
         http_transport: "httpx.AsyncBaseTransport | None" = None,
+        retries: SupportsIndex = 3,
+        hedge: float | None = None,
     ) -> None:
-        match _way(address):
-            case "local":
-                from gumball._local import AsyncLocalTransport
+        if make := _remote(address, headers, http_transport, retries, hedge):
+            self._transport = make()
+        else:
+            from gumball._local import AsyncLocalTransport
 
-                self._transport = AsyncLocalTransport()
-            case "grpc":
-                from gumball._grpc import AsyncGRPCTransport
-
-                self._transport = AsyncGRPCTransport(address, headers or {})
-            case _:
-                from gumball._http import AsyncHTTPTransport
-
-                self._transport = AsyncHTTPTransport(address, headers or {}, http_transport)
+            self._transport = AsyncLocalTransport()
 
     async def __aenter__(self) -> Self:
         return self
@@ -218,3 +274,19 @@ class AsyncClient(_Calls[Awaitable[Sample], Awaitable[Info], Awaitable[None]]):
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class _Blocking:
+    """The calls of a balancer in the background, waited for."""
+
+    def __init__(self, make: Callable[[], Balancer]) -> None:
+        self._background = Background(make)
+
+    def sample(self, request: SampleRequest, timeout: float | None) -> Sample:
+        return self._background.run(lambda balancer: balancer.sample(request, timeout))
+
+    def info(self) -> Info:
+        return self._background.run(lambda balancer: balancer.info())
+
+    def close(self) -> None:
+        self._background.close()

@@ -1,5 +1,6 @@
 """Protobuf messages of `gumball.v1`."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from gumball_server.domain import (
     Parameters,
     SampleRequest,
     SampleResult,
+    SamplingError,
     Source,
     TauSchedule,
     invalid,
@@ -26,51 +28,59 @@ _DTYPE_OF_NUMBER: dict[int, np.dtype[Any]] = {
     pb.DataType.Value(f"DATA_TYPE_{name.upper()}"): dtype for name, dtype in LOGITS_DTYPES.items()
 }
 _NUMBER_OF_DTYPE = {np.dtype(np.int32): pb.DATA_TYPE_INT32, np.dtype(np.float32): pb.DATA_TYPE_FLOAT32}
-_REAL = ("tau", "temperature", "top_p", "min_p")
-_OPTIONAL = ("seed", "draws", "first_row", "without_replacement", "top_log_probs")
-_MODES = {pb.MODE_UNSPECIFIED: None} | {pb.Mode.Value(f"MODE_{mode.name}"): mode.value for mode in Mode}
+_MODES = {pb.Mode.Value(f"MODE_{mode.name}"): mode.value for mode in Mode}
 
 
 def decode(message: pb.SampleRequest) -> SampleRequest:
     """The request in a message. Raises SamplingError naming the field at fault."""
-    _refuse_unknown(message, "")
+    _refuse_unknown(message)
     source, tensor = _numbers(message)
-    given: dict[str, Any] = {name: getattr(message, name) for name in _OPTIONAL if message.HasField(name)}
-    given |= {name: np.array(values, np.float64) for name in _REAL if (values := getattr(message, name))}
-    return sample_request(
-        _array(source, tensor),
-        Parameters(
-            mode=_mode(message.mode),
-            outputs=[_output(number) for number in message.outputs] or None,
-            seeds=np.array(message.seeds, np.uint64) if message.seeds else None,
-            first_draw=np.array(message.first_draw, np.uint32) if message.first_draw else None,
-            tau_schedule=_schedule(message.tau_schedule) if message.HasField("tau_schedule") else None,
-            top_k=np.array(message.top_k, np.uint32) if message.top_k else None,
-            logit_bias=_bias(message) if message.logit_bias else None,
-            **given,
-        ),
-        source,
-    )
+    given = {}
+    for field, value in message.ListFields():  # those that are there: asking for each in turn takes longer
+        if (read := _READERS.get(field.name)) is not None:
+            given[field.name] = read(value)
+    return sample_request(_array(source, tensor), Parameters(**given), source)
 
 
-def encode(result: SampleResult, request_id: int) -> pb.SampleResponse:
+def timeout(message: pb.SampleRequest) -> float | None:
+    """Seconds until its answer is of no use. Raises SamplingError."""
+    if not message.HasField("timeout_seconds"):
+        return None
+    seconds: float = message.timeout_seconds
+    if not 0 < seconds < float("inf"):
+        raise invalid("timeout_seconds", f"must be a number of seconds above 0, is {seconds}")
+    return seconds
+
+
+def encode(result: SampleResult, request_id: int) -> bytes:
     """The response of a result, to the request with this id."""
     request = result.request
-    return pb.SampleResponse(
-        id=request_id,
-        contract=contract.VERSION,
-        seed=request.seed,
-        seeds=None if request.seeds is None else request.seeds.tolist(),
-        tau=request.taus,
-        shape=pb.Shape(rows=request.rows, draws=request.draws, categories=request.categories),
-        timings=pb.Timings(queue_ns=result.queue_ns, compute_ns=result.compute_ns),
-        **{output.value: _tensor(array) for output, array in result.outputs.items()},
+    message = pb.SampleResponse(id=request_id, contract=contract.VERSION, seed=request.seed, tau=request.taus)
+    if request.seeds is not None:
+        message.seeds.extend(request.seeds.tolist())
+    # Setting fields one by one takes half as long as making messages of keywords.
+    shape, timings = message.shape, message.timings
+    shape.rows, shape.draws, shape.categories = request.rows, request.draws, request.categories
+    timings.queue_ns, timings.compute_ns = result.queue_ns, result.compute_ns
+    for output, array in result.outputs.items():
+        tensor = getattr(message, output)
+        tensor.dtype = _NUMBER_OF_DTYPE[array.dtype]
+        tensor.shape.extend(array.shape)
+        tensor.data = array.tobytes()
+    return bytes(message.SerializeToString())
+
+
+def encode_error(error: SamplingError, request_id: int, retry_after_seconds: float | None) -> bytes:
+    """The response in a stream to a request that has no result."""
+    told = pb.Error(
+        reason=error.reason.value, field=error.field, detail=str(error), retry_after_seconds=retry_after_seconds
     )
+    return bytes(pb.SampleResponse(id=request_id, error=told).SerializeToString())
 
 
-def _refuse_unknown(message: Message, inside: str) -> None:
+def _refuse_unknown(message: Message, inside: str = "") -> None:
     for field in UnknownFieldSet(message):  # type: ignore[attr-defined]  # its stub lacks iteration
-        raise unknown_field(f"{inside}{field.field_number}")
+        raise unknown_field(f"{inside}.{field.field_number}" if inside else str(field.field_number))
 
 
 def _numbers(message: pb.SampleRequest) -> tuple[Source, pb.Tensor]:
@@ -85,16 +95,18 @@ def _numbers(message: pb.SampleRequest) -> tuple[Source, pb.Tensor]:
 
 
 def _array(source: Source, tensor: pb.Tensor) -> Array:
-    _refuse_unknown(tensor, f"{source}.")
-    if tensor.dtype not in _DTYPE_OF_NUMBER:
+    _refuse_unknown(tensor, source)
+    dtype = _DTYPE_OF_NUMBER.get(tensor.dtype)
+    if dtype is None:
         raise invalid(f"{source}.dtype", f"must be one of {', '.join(LOGITS_DTYPES)}, is number {tensor.dtype}")
-    if min(tensor.shape, default=0) < 0:
-        raise invalid(f"{source}.shape", f"has a negative length: {list(tensor.shape)}")
-    return from_bytes(source, tensor.data, tuple(tensor.shape), _DTYPE_OF_NUMBER[tensor.dtype])
+    shape = tuple(tensor.shape[:])  # a slice is one call; an iterator is one a number
+    if shape and min(shape) < 0:
+        raise invalid(f"{source}.shape", f"has a negative length: {list(shape)}")
+    return from_bytes(source, tensor.data, shape, dtype)
 
 
 def _schedule(message: pb.TauSchedule) -> TauSchedule:
-    _refuse_unknown(message, "tau_schedule.")
+    _refuse_unknown(message, "tau_schedule")
     try:
         kind = pb.TauSchedule.Kind.Name(message.kind).removeprefix("KIND_").lower()
     except ValueError:
@@ -103,28 +115,57 @@ def _schedule(message: pb.TauSchedule) -> TauSchedule:
     return TauSchedule(kind, message.initial, message.rate, floor, message.step)
 
 
-def _bias(message: pb.SampleRequest) -> dict[int, float | None]:
+def _bias(items: Iterable[pb.LogitBias]) -> dict[int, float | None]:
     bias: dict[int, float | None] = {}
-    for i, item in enumerate(message.logit_bias):
-        _refuse_unknown(item, f"logit_bias[{i}].")
+    for i, item in enumerate(items):
+        _refuse_unknown(item, f"logit_bias[{i}]")
         if item.category in bias:
             raise invalid(f"logit_bias[{i}]", f"names category {item.category} again")
         bias[item.category] = item.bias if item.HasField("bias") else None
     return bias
 
 
-def _mode(number: int) -> str | None:
+def _mode(number: int) -> str:
     if number not in _MODES:
         raise invalid("mode", f"{number} is no mode")
     return _MODES[number]
 
 
-def _output(number: int) -> str:
+def _outputs(numbers: Iterable[int]) -> list[str]:
     try:
-        return pb.Output.Name(number).removeprefix("OUTPUT_").lower()
-    except ValueError:
-        raise invalid("outputs", f"{number} is no output") from None
+        return [pb.Output.Name(number).removeprefix("OUTPUT_").lower() for number in numbers]
+    except ValueError as error:
+        raise invalid("outputs", str(error)) from None
 
 
-def _tensor(array: Array) -> Any:
-    return pb.Tensor(dtype=_NUMBER_OF_DTYPE[array.dtype], shape=array.shape, data=array.tobytes())
+def _plain(value: int) -> int:
+    return value
+
+
+def _real(values: Iterable[float]) -> Array:
+    return np.array(values, np.float64)
+
+
+def _whole(values: Iterable[int]) -> Array:
+    return np.array(values, np.uint32)
+
+
+# What a field of the message says, as `Parameters` has it under the same name.
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "mode": _mode,
+    "outputs": _outputs,
+    "seed": _plain,
+    "seeds": lambda values: np.array(values, np.uint64),
+    "first_row": _plain,
+    "draws": _plain,
+    "first_draw": _whole,
+    "tau": _real,
+    "temperature": _real,
+    "tau_schedule": _schedule,
+    "top_k": _whole,
+    "top_p": _real,
+    "min_p": _real,
+    "logit_bias": _bias,
+    "without_replacement": _plain,
+    "top_log_probs": _plain,
+}

@@ -97,7 +97,7 @@ class LogitBias(_message.Message):
     def __init__(self, category: _Optional[int] = ..., bias: _Optional[float] = ...) -> None: ...
 
 class SampleRequest(_message.Message):
-    __slots__ = ("id", "logits", "probs", "mode", "outputs", "seed", "seeds", "first_row", "draws", "first_draw", "tau", "temperature", "tau_schedule", "top_k", "top_p", "min_p", "logit_bias", "without_replacement", "top_log_probs")
+    __slots__ = ("id", "logits", "probs", "mode", "outputs", "seed", "seeds", "first_row", "draws", "first_draw", "tau", "temperature", "tau_schedule", "top_k", "top_p", "min_p", "logit_bias", "without_replacement", "top_log_probs", "timeout_seconds")
     ID_FIELD_NUMBER: _ClassVar[int]
     LOGITS_FIELD_NUMBER: _ClassVar[int]
     PROBS_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +117,7 @@ class SampleRequest(_message.Message):
     LOGIT_BIAS_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_REPLACEMENT_FIELD_NUMBER: _ClassVar[int]
     TOP_LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     id: int
     logits: Tensor
     probs: Tensor
@@ -136,7 +137,8 @@ class SampleRequest(_message.Message):
     logit_bias: _containers.RepeatedCompositeFieldContainer[LogitBias]
     without_replacement: int
     top_log_probs: int
-    def __init__(self, id: _Optional[int] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., probs: _Optional[_Union[Tensor, _Mapping]] = ..., mode: _Optional[_Union[Mode, str]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., seed: _Optional[int] = ..., seeds: _Optional[_Iterable[int]] = ..., first_row: _Optional[int] = ..., draws: _Optional[int] = ..., first_draw: _Optional[_Iterable[int]] = ..., tau: _Optional[_Iterable[float]] = ..., temperature: _Optional[_Iterable[float]] = ..., tau_schedule: _Optional[_Union[TauSchedule, _Mapping]] = ..., top_k: _Optional[_Iterable[int]] = ..., top_p: _Optional[_Iterable[float]] = ..., min_p: _Optional[_Iterable[float]] = ..., logit_bias: _Optional[_Iterable[_Union[LogitBias, _Mapping]]] = ..., without_replacement: _Optional[int] = ..., top_log_probs: _Optional[int] = ...) -> None: ...
+    timeout_seconds: float
+    def __init__(self, id: _Optional[int] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., probs: _Optional[_Union[Tensor, _Mapping]] = ..., mode: _Optional[_Union[Mode, str]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., seed: _Optional[int] = ..., seeds: _Optional[_Iterable[int]] = ..., first_row: _Optional[int] = ..., draws: _Optional[int] = ..., first_draw: _Optional[_Iterable[int]] = ..., tau: _Optional[_Iterable[float]] = ..., temperature: _Optional[_Iterable[float]] = ..., tau_schedule: _Optional[_Union[TauSchedule, _Mapping]] = ..., top_k: _Optional[_Iterable[int]] = ..., top_p: _Optional[_Iterable[float]] = ..., min_p: _Optional[_Iterable[float]] = ..., logit_bias: _Optional[_Iterable[_Union[LogitBias, _Mapping]]] = ..., without_replacement: _Optional[int] = ..., top_log_probs: _Optional[int] = ..., timeout_seconds: _Optional[float] = ...) -> None: ...
 
 class SampleResponse(_message.Message):
     __slots__ = ("id", "contract", "seed", "seeds", "tau", "shape", "timings", "index", "one_hot", "soft", "log_soft", "score", "log_prob", "probs", "entropy", "top_index", "top_log_prob", "error")
@@ -197,20 +199,24 @@ class Timings(_message.Message):
     def __init__(self, queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ...) -> None: ...
 
 class Error(_message.Message):
-    __slots__ = ("reason", "field", "detail")
+    __slots__ = ("reason", "field", "detail", "retry_after_seconds")
     REASON_FIELD_NUMBER: _ClassVar[int]
     FIELD_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_SECONDS_FIELD_NUMBER: _ClassVar[int]
     reason: str
     field: str
     detail: str
-    def __init__(self, reason: _Optional[str] = ..., field: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+    retry_after_seconds: float
+    def __init__(self, reason: _Optional[str] = ..., field: _Optional[str] = ..., detail: _Optional[str] = ..., retry_after_seconds: _Optional[float] = ...) -> None: ...
 
 class SampleStreamRequest(_message.Message):
-    __slots__ = ("requests",)
+    __slots__ = ("requests", "withdrawn")
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWN_FIELD_NUMBER: _ClassVar[int]
     requests: _containers.RepeatedCompositeFieldContainer[SampleRequest]
-    def __init__(self, requests: _Optional[_Iterable[_Union[SampleRequest, _Mapping]]] = ...) -> None: ...
+    withdrawn: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, requests: _Optional[_Iterable[_Union[SampleRequest, _Mapping]]] = ..., withdrawn: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SampleStreamResponse(_message.Message):
     __slots__ = ("responses",)

@@ -43,6 +43,11 @@ class SamplingServiceStub:
                 request_serializer=gumball_dot_v1_dot_sampling__pb2.SampleRequest.SerializeToString,
                 response_deserializer=gumball_dot_v1_dot_sampling__pb2.SampleResponse.FromString,
                 _registered_method=True)
+        self.SampleStream = channel.stream_stream(
+                '/gumball.v1.SamplingService/SampleStream',
+                request_serializer=gumball_dot_v1_dot_sampling__pb2.SampleStreamRequest.SerializeToString,
+                response_deserializer=gumball_dot_v1_dot_sampling__pb2.SampleStreamResponse.FromString,
+                _registered_method=True)
         self.GetInfo = channel.unary_unary(
                 '/gumball.v1.SamplingService/GetInfo',
                 request_serializer=gumball_dot_v1_dot_sampling__pb2.GetInfoRequest.SerializeToString,
@@ -64,6 +69,15 @@ class SamplingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SampleStream(self, request_iterator, context):
+        """The same for many requests in flight at once. Each is answered by itself, with samples or an error, as soon as it
+        is done. Half-closing the stream ends it once all are answered. A server that is going away answers what it
+        received and ends the stream with UNAVAILABLE: open another.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetInfo(self, request, context):
         """Versions, limits and devices of this server.
         """
@@ -78,6 +92,11 @@ def add_SamplingServiceServicer_to_server(servicer, server):
                     servicer.Sample,
                     request_deserializer=gumball_dot_v1_dot_sampling__pb2.SampleRequest.FromString,
                     response_serializer=gumball_dot_v1_dot_sampling__pb2.SampleResponse.SerializeToString,
+            ),
+            'SampleStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.SampleStream,
+                    request_deserializer=gumball_dot_v1_dot_sampling__pb2.SampleStreamRequest.FromString,
+                    response_serializer=gumball_dot_v1_dot_sampling__pb2.SampleStreamResponse.SerializeToString,
             ),
             'GetInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInfo,
@@ -116,6 +135,33 @@ class SamplingService:
             '/gumball.v1.SamplingService/Sample',
             gumball_dot_v1_dot_sampling__pb2.SampleRequest.SerializeToString,
             gumball_dot_v1_dot_sampling__pb2.SampleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SampleStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/gumball.v1.SamplingService/SampleStream',
+            gumball_dot_v1_dot_sampling__pb2.SampleStreamRequest.SerializeToString,
+            gumball_dot_v1_dot_sampling__pb2.SampleStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

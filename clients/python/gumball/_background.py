@@ -1,0 +1,157 @@
+"""One event loop in a thread, shared by the clients that block: asyncio does the work for them, too."""
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
+from typing import Any, Generic, Protocol, TypeVar
+
+from gumball._fork import check
+from gumball.errors import Unavailable
+
+T = TypeVar("T")
+
+CLOSED = "the client is closed"
+
+
+class Closable(Protocol):
+    """What a `Background` holds."""
+
+    async def close(self) -> None: ...
+
+
+ClosableT = TypeVar("ClosableT", bound=Closable)
+
+
+class _Thread:
+    """An event loop in a thread, from its first user to its last."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.users = 0
+        self.process = os.getpid()
+        self._thread = threading.Thread(target=self._serve, name="gumball-client", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        try:
+            self.loop.run_forever()
+            self.loop.run_until_complete(_end_all())
+        finally:
+            self.loop.close()
+
+    @property
+    def ident(self) -> int | None:
+        return self._thread.ident
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        if threading.get_ident() != self.ident:
+            self._thread.join()
+
+
+_lock = threading.Lock()
+_shared: _Thread | None = None
+_inherited: list[object] = []  # from before a fork: not to be used here, nor taken down, which its threads would do
+
+
+def _join() -> _Thread:
+    global _shared
+    check()
+    with _lock:
+        if _shared is None:
+            _shared = _Thread()
+        _shared.users += 1
+        return _shared
+
+
+def _leave(thread: _Thread) -> None:
+    global _shared
+    with _lock:
+        thread.users -= 1
+        if thread.users:
+            return
+        _shared = None
+    thread.stop()
+
+
+def _forget() -> None:
+    """A fork takes no threads along; the child starts its own."""
+    global _lock, _shared
+    _lock, _shared = threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+class Background(Generic[ClosableT]):
+    """Something that lives on the shared event loop, from its first use in a process to its closing."""
+
+    def __init__(self, make: Callable[[], ClosableT]) -> None:
+        self._thread: _Thread
+        self._made: ClosableT
+        self._make = make
+        self._opening = threading.Lock()
+        self._process: int | None = None
+        self._closed = False
+
+    def run(self, call: Callable[[ClosableT], Coroutine[Any, Any, T]]) -> T:
+        """What a call on the event loop returns or raises; a caller that is interrupted cancels it."""
+        if self._process != os.getpid():
+            self._open()
+        calling = call(self._made)
+        try:
+            running = asyncio.run_coroutine_threadsafe(calling, self._thread.loop)
+        except RuntimeError:  # another thread has closed it just now
+            calling.close()
+            raise Unavailable(CLOSED) from None
+        try:
+            return running.result()
+        except CancelledError:
+            raise Unavailable(CLOSED) from None
+        except BaseException:
+            running.cancel()
+            raise
+
+    def close(self) -> None:
+        """Close what was made; calls that are under way fail."""
+        self._closed = True
+        if self._process == os.getpid():
+            self._process = None
+            self._finalizer()
+
+    def _open(self) -> None:
+        with self._opening:
+            if self._closed:
+                raise Unavailable(CLOSED)
+            if self._process == os.getpid():
+                return
+            if self._process is not None:
+                _inherited.append((self._thread, self._made))
+            self._thread = _join()
+            self._made = self._make()
+            self._finalizer = weakref.finalize(self, _close, self._thread, self._made)
+            self._process = os.getpid()
+
+
+async def _end_all() -> None:
+    """Cancel what the libraries left, and see it end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _close(thread: _Thread, made: Closable) -> None:
+    """Close from whichever thread lost the last reference; that of the event loop must not wait for itself."""
+    if thread.process != os.getpid():
+        return
+    closing = asyncio.run_coroutine_threadsafe(made.close(), thread.loop)
+    if threading.get_ident() == thread.ident:
+        closing.add_done_callback(lambda _: _leave(thread))
+    else:
+        closing.result()
+        _leave(thread)

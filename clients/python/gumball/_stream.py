@@ -1,0 +1,108 @@
+"""One `SampleStream` to one server: calls of one turn of the event loop travel as one message, and so do answers."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+import grpc
+
+from gumball.framing import stream_message, with_id
+from gumball.v1 import sampling_pb2 as pb
+
+# Far below every limit on a message, and far above where another request in one would make it cheaper.
+MESSAGE_BYTES = 1 << 18
+# So that of many callers some are being answered while others are still being asked.
+MESSAGE_REQUESTS = 32
+
+
+class StreamBroken(Exception):  # noqa: N818 - it is what happened
+    """The stream ended with this call unanswered; its cause is the gRPC error, if there was one."""
+
+
+class SampleStream:
+    """Calls on one gRPC stream, which is opened by the first call and, once it broke, by the next one."""
+
+    def __init__(self, open_stream: Callable[[], Any]) -> None:
+        self._open_stream = open_stream
+        self._ids = count(1)
+        self._waiting: dict[int, asyncio.Future[pb.SampleResponse]] = {}
+        self._unsent: list[bytes] = []
+        self._withdrawn: list[int] = []
+        self._to_send = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+
+    async def sample(self, request: bytes) -> pb.SampleResponse:
+        """The response to an encoded request. Raises StreamBroken. Cancelling it tells the server."""
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+        number = next(self._ids)
+        answer: asyncio.Future[pb.SampleResponse] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        self._unsent.append(with_id(request, number))
+        self._to_send.set()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if self._waiting.pop(number, None) is not None:
+                self._withdrawn.append(number)
+                self._to_send.set()
+            raise
+
+    async def close(self) -> None:
+        """End the stream; what is unanswered breaks."""
+        if self._running is not None:
+            self._running.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._running
+            self._break(None)  # a task that is cancelled before its first step does nothing, not even in the end
+
+    async def _run(self) -> None:
+        """From the opening of the stream to its end, which all who wait are told."""
+        broken: BaseException | None = None
+        call = writing = None
+        try:
+            call = self._open_stream()
+            writing = asyncio.create_task(self._write(call))
+            while (body := await call.read()) is not grpc.aio.EOF:
+                for response in pb.SampleStreamResponse.FromString(body).responses:
+                    if (answer := self._waiting.pop(response.id, None)) is not None and not answer.done():
+                        answer.set_result(response)
+        except Exception as error:  # whatever ended it, those who wait must learn of it
+            broken = error
+        finally:
+            if call is not None and writing is not None:
+                writing.cancel()
+                call.cancel()
+            self._break(broken)
+
+    def _break(self, cause: BaseException | None) -> None:
+        waiting, self._waiting = self._waiting, {}
+        self._unsent.clear()
+        self._withdrawn.clear()
+        self._running = None
+        for answer in waiting.values():
+            if not answer.done():
+                error = StreamBroken()
+                error.__cause__ = cause
+                answer.set_exception(error)
+
+    async def _write(self, call: Any) -> None:
+        with suppress(grpc.RpcError, asyncio.InvalidStateError):  # the stream has ended, and the reader is told why
+            while await self._to_send.wait():
+                self._to_send.clear()
+                while self._unsent or self._withdrawn:
+                    await call.write(self._next_message())
+
+    def _next_message(self) -> bytes:
+        """The requests of the next message, at least one where there is any, and who is not waiting any more."""
+        size = taken = 0
+        for request in self._unsent[:MESSAGE_REQUESTS]:
+            size += len(request)
+            if taken and size > MESSAGE_BYTES:
+                break
+            taken += 1
+        requests, self._unsent = self._unsent[:taken], self._unsent[taken:]
+        withdrawn, self._withdrawn = self._withdrawn, []
+        return stream_message(requests) + pb.SampleStreamRequest(withdrawn=withdrawn).SerializeToString()

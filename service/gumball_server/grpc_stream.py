@@ -1,0 +1,224 @@
+"""Many requests in flight on one gRPC stream: each is answered by itself, as soon as it is done.
+
+Whatever was answered in the same turn of the event loop goes out as one message, as a client's requests come in as one:
+a message costs a hundred times what a request in it does.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
+from gumball.framing import stream_message
+from gumball.v1 import sampling_pb2 as pb
+
+from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleResult, SamplingError
+from gumball_server.exchange import LARGE_BYTES, Call, Exchange
+from gumball_server.wire import message
+
+RETRY_SECONDS = 1
+# A stream is not read on while it has so many requests unanswered, or so many bytes of answers that the client has not
+# taken yet. What it sends meanwhile waits in its own buffers.
+MAX_UNANSWERED = 1024
+MAX_UNSENT_BYTES = 1 << 26
+# Requests of one message that are started in a turn of the event loop, so that a long message does not hold it up.
+STARTED_AT_ONCE = 64
+# Answers go out together up to this size, far below the 4 MiB that gRPC's clients accept by default.
+MESSAGE_BYTES = 1 << 20
+
+
+class Streams:
+    """The open streams of a server."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._open: set[Stream] = set()
+        self._draining = False
+        self._none = asyncio.Event()
+        self._none.set()
+
+    async def serve(self, context: Any) -> None:
+        """Answer the requests of a stream until its end. Raises the SamplingError that is to end it."""
+        stream = Stream(self._exchange, context)
+        self._open.add(stream)
+        self._none.clear()
+        if self._draining:
+            stream.drain()
+        try:
+            await stream.serve()
+        finally:
+            self._open.remove(stream)
+            if not self._open:
+                self._none.set()
+
+    async def drain(self) -> None:
+        """Read nothing more, and return once every request that was read is answered and every stream ended."""
+        self._draining = True
+        for stream in self._open:
+            stream.drain()
+        await self._none.wait()
+
+
+class StreamCall(Call[bytes]):
+    """A request of a stream."""
+
+    __slots__ = ("message", "stream")
+
+    def __init__(self, exchange: Exchange, stream: "Stream", request: pb.SampleRequest) -> None:
+        super().__init__(exchange, LARGE_BYTES)
+        self.stream = stream
+        self.message = request
+
+    def decode(self) -> tuple[SampleRequest, float | None]:
+        return message.decode(self.message), deadline_of(self.message)
+
+    def encode(self, result: SampleResult) -> bytes:
+        return message.encode(result, self.message.id)
+
+    def reply(self, answer: bytes) -> None:
+        self.stream.answer(self, answer)
+
+    def refuse(self, error: SamplingError) -> None:
+        self.stream.answer(self, message.encode_error(error, self.message.id, retry_seconds(error)))
+
+
+def deadline_of(request: pb.SampleRequest, remaining: float | None = None) -> float | None:
+    """The deadline of a request, in the loop's time, whose call has `remaining` seconds left. Raises SamplingError."""
+    if (timeout := message.timeout(request)) is not None:
+        remaining = timeout if remaining is None else min(timeout, remaining)
+    return None if remaining is None else asyncio.get_running_loop().time() + remaining
+
+
+def retry_seconds(error: SamplingError) -> int | None:
+    """How long to wait before trying again, where that may help."""
+    return RETRY_SECONDS if error.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE) else None
+
+
+class Stream:
+    """One stream: a task that reads, a task that writes, and the calls between the two."""
+
+    def __init__(self, exchange: Exchange, context: Any) -> None:
+        self._exchange = exchange
+        self._context = context
+        self._serving: asyncio.Task[Any] | None = None
+        self._reading: asyncio.Task[None] | None = None  # while it waits for a message
+        self._end: SamplingError | None = None  # instead of OK
+        self._read_all = False
+        self._unanswered = 0
+        self._calls: set[StreamCall] = set()  # under way
+        self._answers: deque[bytes] = deque()  # not sent
+        self._unsent_bytes = 0
+        self._to_write = asyncio.Event()
+        self._room = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Return, or raise the SamplingError that the stream is to end with, once all is answered."""
+        self._serving = asyncio.current_task()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read())
+                tasks.create_task(self._write())
+        finally:
+            for call in self._calls:  # there are some if the client left
+                self._exchange.abandon(call)
+        if self._end is not None:
+            raise self._end
+
+    def drain(self) -> None:
+        """Read nothing more."""
+        self._end = SamplingError(Reason.UNAVAILABLE, "shutting down; open a stream to another server")
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def _read(self) -> None:
+        try:
+            while (body := await self._next()) is not None:
+                await self._start(body)
+        except SamplingError as error:
+            self._end = error  # once what came before is answered
+        finally:
+            self._read_all = True
+            self._to_write.set()
+
+    async def _next(self) -> bytes | None:
+        """The next message, or None where no more are to be read."""
+        if self._end is not None:
+            return None
+        self._reading = asyncio.current_task()
+        try:
+            body = await self._context.read()
+        finally:
+            self._reading = None
+        return None if body is grpc.aio.EOF else body
+
+    async def _start(self, body: bytes) -> None:
+        """Start every request of a message, in time."""
+        parsed = _parse(body)
+        for started, request in enumerate(parsed.requests, 1):
+            while self._unanswered >= MAX_UNANSWERED or self._unsent_bytes >= MAX_UNSENT_BYTES:
+                self._room.clear()
+                await self._room.wait()
+            self._unanswered += 1
+            self._calls.add(call := StreamCall(self._exchange, self, request))
+            self._exchange.open()
+            self._exchange.begin(call)
+            if started % STARTED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        if parsed.withdrawn:
+            self._withdraw(set(parsed.withdrawn))
+
+    def _withdraw(self, ids: set[int]) -> None:
+        for call in [call for call in self._calls if call.message.id in ids]:
+            self._calls.remove(call)
+            self._exchange.abandon(call)
+            self._answered(1)
+        self._to_write.set()
+
+    def answer(self, call: StreamCall, response: bytes) -> None:
+        """Send the response to a call, soon."""
+        self._calls.remove(call)
+        self._answers.append(response)
+        self._unsent_bytes += len(response)
+        self._to_write.set()
+
+    async def _write(self) -> None:
+        while self._unanswered or not self._read_all:
+            await self._to_write.wait()
+            self._to_write.clear()
+            while self._answers:
+                answers = self._gather()
+                await self._send(stream_message(answers))
+                self._unsent_bytes -= sum(map(len, answers))
+                self._answered(len(answers))
+
+    async def _send(self, body: bytes) -> None:
+        try:
+            await self._context.write(body)
+        except grpc.aio.InternalError:  # the client left, and gRPC has not said so yet
+            if self._serving is not None:
+                self._serving.cancel()
+            raise asyncio.CancelledError from None
+
+    def _gather(self) -> list[bytes]:
+        """The answers of the next message, at least one."""
+        gathered = [self._answers.popleft()]
+        size = len(gathered[0])
+        while self._answers and (size := size + len(self._answers[0])) <= MESSAGE_BYTES:
+            gathered.append(self._answers.popleft())
+        return gathered
+
+    def _answered(self, requests: int) -> None:
+        self._unanswered -= requests
+        self._room.set()
+
+
+def _parse(body: bytes) -> pb.SampleStreamRequest:
+    try:
+        parsed = pb.SampleStreamRequest.FromString(body)
+    except DecodeError:
+        raise MalformedError("the message does not parse as gumball.v1.SampleStreamRequest") from None
+    if len(UnknownFieldSet(parsed)):
+        raise MalformedError("the message has a field that is unknown here")
+    return parsed
