@@ -30,8 +30,6 @@ from gumball_server.worker import AnyWorker
 
 log = logging.getLogger("gumball")
 
-_LOADING = "loading kernels from %s; compiling them, where it has none, takes half a minute"
-
 # How long a thread that parses or writes a large body may keep the GIL from the event loop.
 SWITCH_SECONDS = 0.5e-3
 
@@ -57,7 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if settings.frontend_count > 1:
             return _supervise(settings)
-        log.info(_LOADING, settings.cache_path)
         uvloop.run(serve(settings, Metrics(VERSION), partial(_log_ready, time.perf_counter())))
     except StartError as error:
         log.error("%s", error)  # noqa: TRY400 - says all; a traceback would hide it
@@ -80,7 +77,6 @@ def _supervise(settings: Settings) -> int:
         raise StartError(f"cannot listen: {error}") from error
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: sys.exit(0))  # while it loads there is nothing to drain
-    log.info(_LOADING, settings.cache_path)
     _opened(settings).close()
     _settle()
 
@@ -142,6 +138,7 @@ async def _load(settings: Settings, stop: asyncio.Queue[signal.Signals]) -> AnyW
 
 
 def _opened(settings: Settings) -> AnyWorker:
+    log.info("loading kernels from %s; compiling them, where it has none, takes half a minute", settings.cache_path)
     try:
         return open_device(settings.device, settings.cache_path, settings.cpu_threads)
     except DeviceError as error:

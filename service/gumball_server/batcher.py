@@ -106,6 +106,9 @@ class Batcher:
         self._elements = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._queue_duration = metrics.queue_duration.labels()
+        self._batch_requests, self._batch_rows = metrics.batch_requests.labels(), metrics.batch_rows.labels()
+        self._batch_elements = metrics.batch_elements.labels()
         metrics.queue_limit_elements.set(to=limits.max_queue_elements)
         metrics.queue_limit_requests.set(to=limits.max_queue_requests)
 
@@ -136,6 +139,19 @@ class Batcher:
             self.withdraw(awaited)
             raise
 
+    def draw(self, request: SampleRequest) -> SampleResult:
+        """The result of a request that `draws_at_once`, here and now. For a caller who gets one request at a time.
+
+        Raises SamplingError, as `sample` does.
+        """
+        self._admit(request, request.elements)
+        run = self._run([request])
+        self._count([request], [0], run)
+        (drawn,) = run.drawn
+        if isinstance(drawn, SamplingError):
+            raise drawn
+        return SampleResult(request, drawn, 0, run.compute_ns)
+
     def submit(self, pending: Pending, request: SampleRequest, deadline: float | None = None) -> None:
         """Admit a request: `pending.done` is called with its outcome.
 
@@ -144,11 +160,7 @@ class Batcher:
         cannot be drawn from.
         """
         elements = request.elements
-        try:
-            self._check_room(request, elements)
-        except SamplingError as error:
-            self._metrics.rejected.add(error.reason.value)
-            raise
+        self._admit(request, elements)
         self._requests += 1
         self._elements += elements
         self._metrics.queue_elements.add(count=elements)
@@ -177,6 +189,13 @@ class Batcher:
         of_category = SOFT_WORK if request.layout.is_dense else 1
         return request.rows * request.draws * (SAMPLE_WORK + request.categories * of_category) <= SMALL_WORK
 
+    def _admit(self, request: SampleRequest, elements: int) -> None:
+        try:
+            self._check_room(request, elements)
+        except SamplingError as error:
+            self._metrics.rejected.add(error.reason.value)
+            raise
+
     def _check_room(self, request: SampleRequest, elements: int) -> None:
         limits = self._limits
         if self._worker is None:
@@ -204,7 +223,7 @@ class Batcher:
         while self._handed < HANDED_BATCHES and (batch := self._gather(self._large, self._limits.max_batch_elements)):
             self._hand_over(batch)
         if batch := self._gather(self._small, SMALL_WORK):
-            self._finish(batch, self._run(batch))
+            self._finish(batch, self._run([pending.request for pending in batch]))
         if self._small and not self._scheduled:
             self._schedule()
 
@@ -227,7 +246,9 @@ class Batcher:
 
     def _hand_over(self, batch: list[Pending]) -> None:
         self._handed += 1
-        running = asyncio.get_running_loop().run_in_executor(self._thread, self._run, batch)
+        running = asyncio.get_running_loop().run_in_executor(
+            self._thread, self._run, [pending.request for pending in batch]
+        )
         running.add_done_callback(lambda done: None if done.cancelled() else self._take_back(batch, done.result()))
 
     def _take_back(self, batch: list[Pending], run: Run) -> None:
@@ -236,14 +257,14 @@ class Batcher:
         if not self._scheduled:
             self._schedule()
 
-    def _run(self, batch: Sequence[Pending]) -> Run:
+    def _run(self, requests: Sequence[SampleRequest]) -> Run:
         """Draw a batch, on whichever thread this is. A defect fails the batch, never the thread."""
         start_ns = time.perf_counter_ns()
         try:
-            drawn = self._draw([pending.request for pending in batch])
+            drawn = self._draw(requests)
         except Exception:
-            log.exception("a batch of %d requests failed", len(batch))
-            drawn = [SamplingError(Reason.INTERNAL, "the sampler failed; the server's log says why")] * len(batch)
+            log.exception("a batch of %d requests failed", len(requests))
+            drawn = [SamplingError(Reason.INTERNAL, "the sampler failed; the server's log says why")] * len(requests)
         return Run(drawn, start_ns, time.perf_counter_ns() - start_ns)
 
     def _draw(self, requests: Sequence[SampleRequest]) -> list[Drawn]:
@@ -256,7 +277,8 @@ class Batcher:
 
     def _finish(self, batch: Sequence[Pending], run: Run) -> None:
         """Give every request of a batch its outcome."""
-        self._count(batch, run)
+        waited_ns = [run.start_ns - pending.admitted_ns for pending in batch]
+        self._count([pending.request for pending in batch], waited_ns, run)
         for pending, drawn in zip(batch, run.drawn, strict=True):
             self._release(pending)
             if pending.unwanted is None:
@@ -276,15 +298,14 @@ class Batcher:
         except Exception:  # of whoever waited for it; its neighbours are waiting too
             log.exception("an outcome could not be delivered")
 
-    def _count(self, batch: Sequence[Pending], run: Run) -> None:
-        metrics, requests = self._metrics, [pending.request for pending in batch]
-        metrics.batch_requests.labels().observe(len(batch))
-        metrics.batch_rows.labels().observe(sum([request.rows for request in requests]))
-        metrics.batch_elements.labels().observe(sum([pending.elements for pending in batch]))
+    def _count(self, requests: Sequence[SampleRequest], waited_ns: Sequence[int], run: Run) -> None:
+        metrics = self._metrics
+        self._batch_requests.observe(len(requests))
+        self._batch_rows.observe(sum([request.rows for request in requests]))
+        self._batch_elements.observe(sum([request.elements for request in requests]))
         metrics.compute_duration.labels(self._device).observe(run.compute_ns / 1e9)
-        observe = metrics.queue_duration.labels().observe
-        for pending in batch:
-            observe((run.start_ns - pending.admitted_ns) / 1e9)
+        for waited in waited_ns:
+            self._queue_duration.observe(waited / 1e9)
         drawn = [
             request
             for request, outcome in zip(requests, run.drawn, strict=True)

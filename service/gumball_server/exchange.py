@@ -16,7 +16,6 @@ from typing import Generic, TypeVar
 from gumball_server.batcher import Batcher, Outcome, Pending
 from gumball_server.domain import Mode, Reason, SampleRequest, SampleResult, SamplingError
 from gumball_server.metrics import Metrics
-from gumball_server.series import Series
 
 log = logging.getLogger("gumball")
 
@@ -32,7 +31,7 @@ async def _await(sampling: Coroutine[None, None, SampleResult]) -> SampleResult:
 LARGE_BYTES = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask(Generic[T]):
     """What a transport received, and what to do with it."""
 
@@ -128,13 +127,19 @@ class Exchange:
 
     async def _answer(self, count: Count, receive: Callable[[], Awaitable[Ask[T]]]) -> T:
         ask = await receive()
-        count.started = time.perf_counter()
-        request = await _timed(self._decode_duration, ask.body_bytes > ask.large_body, ask.decode)
+        count.started = start = time.perf_counter()
+        request = await asyncio.to_thread(ask.decode) if ask.body_bytes > ask.large_body else ask.decode()
+        self._decode_duration.observe(time.perf_counter() - start)
         count.mode = request.mode
-        sampling = self._batcher.sample(request, ask.deadline)
-        result = await (sampling if self._batcher.draws_at_once(request) else ask.attend(sampling))
+        if self._batcher.draws_at_once(request):  # what comes one at a time gains nothing by waiting for company
+            result = self._batcher.draw(request)
+        else:
+            result = await ask.attend(self._batcher.sample(request, ask.deadline))
+        start = time.perf_counter()
         is_large = request.result_bytes > ask.large_answer
-        return await _timed(self._encode_duration, is_large, lambda: ask.encode(result))
+        answer = await asyncio.to_thread(ask.encode, result) if is_large else ask.encode(result)
+        self._encode_duration.observe(time.perf_counter() - start)
+        return answer
 
     def open(self) -> None:
         """A call begins to arrive; `begin` or `abandon` follows."""
@@ -215,11 +220,3 @@ def _internal(defect: Exception) -> SamplingError:
     return SamplingError(
         Reason.INTERNAL, f"a defect of the service; its log has the cause under request id {request_id}"
     )
-
-
-async def _timed(duration: Series, in_thread: bool, call: Callable[[], T]) -> T:
-    """Call here or in a thread, and observe how long it took."""
-    start = time.perf_counter()
-    outcome = await asyncio.to_thread(call) if in_thread else call()
-    duration.observe(time.perf_counter() - start)
-    return outcome

@@ -72,24 +72,28 @@ class Worker:
             {output: np.empty(request.shape_of(output), DTYPES[output]) for output in request.outputs}
             for request in requests
         ]
-        status = np.concatenate([self._draw(table) for table in tables(requests, [*map(places_of, outputs)])])
+        is_shared = self._threads > 1 and sum([request.elements for request in requests]) >= self._shared_elements
+        draw = self._draw_shared if is_shared else self._draw
+        statuses = [draw(table) for table in tables(requests, [*map(places_of, outputs)])]
+        status = statuses[0] if len(statuses) == 1 else np.concatenate(statuses)
         if not status.any():
             return list(outputs)
         ends = np.cumsum([request.rows for request in requests])
-        statuses = np.split(status, ends[:-1])
-        return [judge(*each) for each in zip(requests, outputs, statuses, strict=True)]
+        return [judge(*each) for each in zip(requests, outputs, np.split(status, ends[:-1]), strict=True)]
 
     def _draw(self, table: Array) -> Array:
-        """Draw a table, on several threads if it is large; returns the status of each row."""
+        """Draw a table; returns the status of each row."""
+        self._sample_rows(table)
+        status: Array = table["status"]
+        return status
+
+    def _draw_shared(self, table: Array) -> Array:
+        """Draw a table on several threads."""
         elements = table["categories"] * table["draws"]
-        total = int(elements.sum())
-        if self._threads == 1 or total < self._shared_elements:
-            self._sample_rows(table)
-            return table["status"].copy()  # the table itself can go
-        share = -(-total // self._threads)
+        share = -(-int(elements.sum()) // self._threads)
         if elements.max() <= share:
             self._share(table)
-            return table["status"].copy()
+            return table["status"].copy()  # the table itself can go
         pieces, origin = cut_draws(table, share)
         self._share(pieces)
         status = np.zeros(table.size, np.int32)
