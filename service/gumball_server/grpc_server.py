@@ -31,6 +31,7 @@ STATUS = {
     Reason.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.CANCELLED: grpc.StatusCode.CANCELLED,
     Reason.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 RETRY_SECONDS = 1
@@ -81,14 +82,16 @@ def create_server(
     inference_handlers: grpc.GenericRpcHandler,
     *,
     shares_port: bool = False,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> grpc.aio.Server:
     """A server that has no address and is not started yet; `inference_handlers` are those of `inference.SERVICE`."""
     server = grpc.aio.server(
+        interceptors=interceptors,
         options=[
             ("grpc.max_receive_message_length", info.limits.max_request_bytes),
             ("grpc.max_send_message_length", -1),  # admission bounds answers
             ("grpc.so_reuseport", int(shares_port)),
-        ]
+        ],
     )
     service = SamplingService(exchange, info)
     server.add_generic_rpc_handlers((service.handlers(), inference_handlers))
