@@ -147,8 +147,8 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Variables with our prefix that are no setting and not set by Kubernetes for a Service named gumball."""
-    known = {variable(each.name) for each in fields(Settings)}
+    """Variables with our prefix that are not ours, nor set by Kubernetes for a Service named gumball."""
+    known = {variable(each.name) for each in fields(Settings)} | {f"{PREFIX}TOKEN"}  # which the client reads
     return [
         name
         for name in sorted(environment)

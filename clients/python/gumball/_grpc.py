@@ -24,6 +24,7 @@ from gumball._codec import (
     malformed_is_invalid,
     sample_of,
 )
+from gumball._credentials import Certificates
 from gumball.v1 import sampling_pb2 as pb
 from gumball.v1.sampling_pb2_grpc import SamplingServiceStub
 
@@ -145,6 +146,13 @@ def _target(address: str) -> str:
     return f"unix:{parts.path}" if parts.scheme == "grpc+unix" else parts.netloc
 
 
+def _channel(library: Any, address: str, certificates: Certificates) -> Any:
+    """A channel of grpc, or of grpc.aio."""
+    if urlsplit(address).scheme == "grpcs":
+        return library.secure_channel(_target(address), grpc.ssl_channel_credentials(*certificates.pem()), _OPTIONS)
+    return library.insecure_channel(_target(address), _OPTIONS)
+
+
 def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple((name.lower(), value) for name, value in headers.items())  # as HTTP/2 has it, and gRPC insists
 
@@ -161,8 +169,8 @@ def _failures() -> Iterator[None]:
 class GRPCTransport:
     """Calls over gRPC."""
 
-    def __init__(self, address: str, headers: Mapping[str, str]) -> None:
-        self._channel = grpc.insecure_channel(_target(address), _OPTIONS)
+    def __init__(self, address: str, headers: Mapping[str, str], certificates: Certificates) -> None:
+        self._channel = _channel(grpc, address, certificates)
         self._stub = SamplingServiceStub(self._channel)
         self._metadata = _metadata(headers)
 
@@ -183,8 +191,8 @@ class GRPCTransport:
 class AsyncGRPCTransport:
     """The same, awaited."""
 
-    def __init__(self, address: str, headers: Mapping[str, str]) -> None:
-        self._channel = grpc.aio.insecure_channel(_target(address), _OPTIONS)
+    def __init__(self, address: str, headers: Mapping[str, str], certificates: Certificates) -> None:
+        self._channel = _channel(grpc.aio, address, certificates)
         self._stub = SamplingServiceStub(self._channel)
         self._metadata = _metadata(headers)
 

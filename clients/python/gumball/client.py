@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import numpy.typing as npt
 
 from gumball._codec import Info, Mode, Output, Sample, SampleRequest, TauSchedule, seconds_of
+from gumball._credentials import Certificates, with_token
 from gumball.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _SCHEMES = {
     "https": "http",
     "http+unix": "http",
     "grpc": "grpc",
+    "grpcs": "grpc",
     "grpc+unix": "grpc",
     "local": "local",
 }
@@ -46,9 +48,18 @@ def _way(address: str) -> str:
         if parts.scheme in _SCHEMES and (place or parts.scheme == "local"):
             return _SCHEMES[parts.scheme]
     raise InvalidArgument(
-        f"must be local: or http://, https://, grpc://, http+unix:// or grpc+unix:// and a place, is {address!r}",
+        "must be local: or http://, https://, grpc://, grpcs://, http+unix:// or grpc+unix:// and a place, "
+        f"is {address!r}",
         "address",
     )
+
+
+def _certificates(address: str, ca: str | None, cert: str | None, key: str | None) -> Certificates:
+    """Those of a client; an address that would make nothing of them is refused."""
+    certificates = Certificates(ca, cert, key)
+    if certificates and urlsplit(address).scheme not in ("https", "grpcs"):
+        raise InvalidArgument(f"ca, cert and key need https:// or grpcs://, is {address!r}", "address")
+    return certificates
 
 
 class _Calls(Generic[SampleT, InfoT, ClosedT]):
@@ -147,9 +158,12 @@ class Client(_Calls[Sample, Info, None]):
     """Samples from the service at an address; usable as a context manager, and from many threads.
 
     Args:
-        address: "http://host:8000" or https, "grpc://host:8001", a Unix socket as "http+unix:///path" or
+        address: "http://host:8000" or https, "grpc://host:8001" or grpcs, a Unix socket as "http+unix:///path" or
             "grpc+unix:///path", or "local:" to sample in this process (``pip install 'gumball[server]'``).
         headers: sent with every call, as HTTP headers or gRPC metadata.
+        token: shown to the service with every call; that of the environment (GUMBALL_TOKEN) if not given.
+        ca: file (PEM) of the authorities to believe, instead of the usual ones; for https and grpcs.
+        cert, key: files (PEM) of the client's own certificate and key, for a service that wants one.
         http_transport: an httpx transport to send HTTP calls by.
     """
 
@@ -158,8 +172,13 @@ class Client(_Calls[Sample, Info, None]):
         address: str,
         *,
         headers: Mapping[str, str] | None = None,
+        token: str | None = None,
+        ca: str | None = None,
+        cert: str | None = None,
+        key: str | None = None,
         http_transport: "httpx.BaseTransport | None" = None,
     ) -> None:
+        shown, certificates = with_token(headers or {}, token), _certificates(address, ca, cert, key)
         # A transport's libraries take longer to import than all the rest, so each is imported when it is asked for.
         match _way(address):
             case "local":
@@ -169,11 +188,11 @@ class Client(_Calls[Sample, Info, None]):
             case "grpc":
                 from gumball._grpc import GRPCTransport
 
-                self._transport = GRPCTransport(address, headers or {})
+                self._transport = GRPCTransport(address, shown, certificates)
             case _:
                 from gumball._http import HTTPTransport
 
-                self._transport = HTTPTransport(address, headers or {}, http_transport)
+                self._transport = HTTPTransport(address, shown, http_transport, certificates)
 
     def __enter__(self) -> Self:
         return self
@@ -195,8 +214,13 @@ class AsyncClient(_Calls[Awaitable[Sample], Awaitable[Info], Awaitable[None]]):
         address: str,
         *,
         headers: Mapping[str, str] | None = None,
+        token: str | None = None,
+        ca: str | None = None,
+        cert: str | None = None,
+        key: str | None = None,
         http_transport: "httpx.AsyncBaseTransport | None" = None,
     ) -> None:
+        shown, certificates = with_token(headers or {}, token), _certificates(address, ca, cert, key)
         match _way(address):
             case "local":
                 from gumball._local import AsyncLocalTransport
@@ -205,11 +229,11 @@ class AsyncClient(_Calls[Awaitable[Sample], Awaitable[Info], Awaitable[None]]):
             case "grpc":
                 from gumball._grpc import AsyncGRPCTransport
 
-                self._transport = AsyncGRPCTransport(address, headers or {})
+                self._transport = AsyncGRPCTransport(address, shown, certificates)
             case _:
                 from gumball._http import AsyncHTTPTransport
 
-                self._transport = AsyncHTTPTransport(address, headers or {}, http_transport)
+                self._transport = AsyncHTTPTransport(address, shown, http_transport, certificates)
 
     async def __aenter__(self) -> Self:
         return self
