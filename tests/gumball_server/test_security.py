@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import ssl
 import subprocess
 import sys
@@ -219,6 +220,17 @@ def test_a_unix_socket_stays_plain(secure, way):
         draw(client)
     with Client(where) as client, pytest.raises(Unauthenticated):
         client.sample(LOGITS)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_command_line_shows_a_token_from_a_file(secure, ca, tmp_path, way):
+    """So that no list of processes tells it."""
+    (tmp_path / "token").write_text(f"{TOKENS[0]}\n")
+    command = [sys.executable, "-m", "gumball.cli", "sample", "-", "--seed=7", f"--url={address(secure, way)}"]
+    options = [f"--ca={ca}", f"--token-file={tmp_path / 'token'}"]
+    logits = json.dumps(LOGITS.tolist())
+    ended = subprocess.run([*command, *options], input=logits, capture_output=True, text=True, check=True)
+    assert json.loads(ended.stdout)["index"] == EXPECTED
 
 
 def test_old_versions_of_tls_are_refused(files):
