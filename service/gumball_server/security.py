@@ -89,13 +89,15 @@ class Certificates(FromFiles):
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
             context.load_cert_chain(self._cert, self._key, _no_password)
-        except ssl.SSLError as error:
+        except OSError as error:
             raise SettingsError(f"tls_cert, tls_key: {error}") from None
         if client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
+            context.options |= ssl.OP_NO_TICKET
+            context.num_tickets = 0  # who resumes a session is not verified again
             try:
                 context.load_verify_locations(cadata=client_ca.decode("latin-1"))
-            except ssl.SSLError as error:
+            except (ssl.SSLError, ValueError) as error:
                 raise SettingsError(f"tls_client_ca: {error}") from None
         return context
 
@@ -113,8 +115,8 @@ class Tokens(FromFiles):
 
     def load(self) -> None:
         (path,) = self._paths
-        lines = enumerate(_read("token_file", path).splitlines(), 1)
-        tokens = {number: line.strip() for number, line in lines if line.strip() and not line.startswith(b"#")}
+        lines = [line.strip() for line in _read("token_file", path).splitlines()]
+        tokens = {number: line for number, line in enumerate(lines, 1) if line and not line.startswith(b"#")}
         for number, token in tokens.items():
             if not re.fullmatch(rb"[!-~]+", token):
                 raise SettingsError(f"token_file: line {number} of {path} is not one token of ASCII without spaces")

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -39,7 +40,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 ORIGIN = "https://page.example"
 TOKENS = ("first-token", "second-token")
-TOKEN_FILE = b"# who may call\nfirst-token\n\n  second-token\n"
+TOKEN_FILE = b"# who may call\nfirst-token\n\n  second-token\n  # and nobody else\n"
 OTHER_TOKEN = "third-token"  # noqa: S105
 WAYS = ("http", "grpc")
 LOGITS = np.array([[0.5, 2.0, -1.0], [0.0, 1.0, 1.5]], np.float32)
@@ -298,6 +299,26 @@ def test_a_client_must_have_a_certificate_by_the_authority(mutual, authority, ca
         assert outcome(mutual, way, ca, tmp_path, trustme.CA()) == "refused"
 
 
+def test_no_session_is_resumed_past_the_authority(secure, mutual, authority, ca, tmp_path):
+    """Who could resume one would not be verified again; elsewhere it saves a handshake."""
+    outcome(mutual, "http", ca, tmp_path, authority)  # writes the files
+    context = ssl.create_default_context(cafile=ca)
+    context.load_cert_chain(tmp_path / "client.pem", tmp_path / "client.key")
+
+    def has_ticket(server: Server) -> bool:
+        place = urlsplit(server.http)
+        with (
+            socket.create_connection((place.hostname, place.port)) as plain,
+            context.wrap_socket(plain, server_hostname=place.hostname) as connection,
+        ):
+            connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert connection.recv(1 << 10).startswith(b"HTTP/1.1 200")
+            return connection.session.has_ticket
+
+    assert has_ticket(secure)
+    assert not has_ticket(mutual)
+
+
 def test_a_certificate_does_not_stand_for_a_token(mutual, authority, ca, tmp_path):
     """Where both are asked for, both must be shown; metrics are open here."""
     outcome(mutual, "http", ca, tmp_path, authority)  # writes the files
@@ -546,15 +567,19 @@ def test_settings_that_need_another_are_named(flags, named):
         ({"tls_key": "garbage"}, "tls_cert, tls_key: "),
         ({"tls_key": "locked"}, "tls_key: must not be encrypted"),
         ({"tls_client_ca": "garbage"}, "tls_client_ca: "),
+        ({"tls_client_ca": "comment"}, "tls_client_ca: "),
         ({"tls_client_ca": "empty"}, "tls_client_ca: "),
+        ({"tls_cert": "."}, "tls_cert: .*Is a directory"),
         ({"token_file": "empty"}, "token_file: .*empty holds no token"),
+        ({"token_file": "comment"}, "token_file: .*comment holds no token"),
         ({"token_file": "garbage"}, "token_file: line 1 of .*garbage is not one token"),
     ],
 )
 def test_files_that_cannot_be_used_are_named(files, tmp_path, given, named):
     """By the setting that names them; a secret is never told."""
     (tmp_path / "garbage").write_text("-----BEGIN CERTIFICATE-----\nAA AA\n-----END CERTIFICATE-----\n")
-    (tmp_path / "empty").write_text("# nothing\n")
+    (tmp_path / "comment").write_text("# nothing\n")
+    (tmp_path / "empty").touch()
     key = load_pem_private_key(Path(files["key"]).read_bytes(), None)
     locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
     (tmp_path / "locked").write_bytes(locked)

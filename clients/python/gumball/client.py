@@ -57,7 +57,7 @@ def _way(address: str) -> str:
 def _certificates(address: str, ca: str | None, cert: str | None, key: str | None) -> Certificates:
     """Those of a client; an address that would make nothing of them is refused."""
     certificates = Certificates(ca, cert, key)
-    if certificates and urlsplit(address).scheme not in ("https", "grpcs"):
+    if certificates and not address.lower().startswith(("https:", "grpcs:")):
         raise InvalidArgument(f"ca, cert and key need https:// or grpcs://, is {address!r}", "address")
     return certificates
 
