@@ -23,7 +23,7 @@ HEAD = """\
 # Rendered from deploy/chart by `make manifests`: do not edit. For `kubectl apply -f deploy/gumball.yaml`, with an image
 # built from the Dockerfile.
 """
-TYPES = {"str": "string", "int": "integer", "float": "number"}
+TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
 
 def helm() -> str:
@@ -44,7 +44,7 @@ def schema() -> str:
 
 def _setting(setting: Field[Any]) -> dict[str, Any]:
     described = {"description": setting.metadata["help"], "type": TYPES[str(setting.type)]}
-    if (low := setting.metadata["low"]) is None:
+    if (low := setting.metadata["low"]) is None or setting.type == "bool":
         return described
     # In a pod every port has a number: probes and Services go there.
     return described | {"minimum": 1 if setting.name.endswith("_port") else low, "maximum": setting.metadata["high"]}

@@ -24,6 +24,7 @@ from gumball_server.info import VERSION, DeviceInfo
 from gumball_server.lifecycle import Lifecycle, State
 from gumball_server.listeners import listen, reserve_ports
 from gumball_server.metrics import Metrics
+from gumball_server.security import Security
 from gumball_server.series import Memory
 from gumball_server.settings import Settings, SettingsError, read_settings, unknown_variables
 from gumball_server.worker import AnyWorker
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit status."""
     try:
         settings = read_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
+        security = Security.of(settings)
     except SettingsError as error:
         print(f"gumball serve: {error}", file=sys.stderr)
         return 2
@@ -54,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         if settings.frontend_count > 1:
-            return _supervise(settings)
-        uvloop.run(serve(settings, Metrics(VERSION), partial(_log_ready, time.perf_counter())))
+            return _supervise(settings, security)
+        uvloop.run(serve(settings, security, Metrics(VERSION), partial(_log_ready, time.perf_counter())))
     except StartError as error:
         log.error("%s", error)  # noqa: TRY400 - says all; a traceback would hide it
         return 1
@@ -66,7 +68,7 @@ def _log_ready(started: float, addresses: str) -> None:
     log.info("ready %s after %.1f s", addresses, time.perf_counter() - started)
 
 
-def _supervise(settings: Settings) -> int:
+def _supervise(settings: Settings, security: Security) -> int:
     """Serve with several front ends, all on the CPU."""
     settings = replace(settings, device="cpu")
     memory = Memory(settings.frontend_count)
@@ -83,7 +85,7 @@ def _supervise(settings: Settings) -> int:
     def serve_one(number: int, ready: Callable[[str], None]) -> int:
         mine = ports if number == 0 else replace(ports, http_uds="", grpc_uds="")
         try:
-            uvloop.run(serve(mine, metrics[number], ready))
+            uvloop.run(serve(mine, security, metrics[number], ready))
         except StartError as error:
             log.error("front end %d: %s", number, error)  # noqa: TRY400
             return 1
@@ -93,15 +95,16 @@ def _supervise(settings: Settings) -> int:
         return Supervisor(settings.frontend_count, serve_one, lambda number: metrics[number].forget_process()).run()
 
 
-async def serve(settings: Settings, metrics: Metrics, ready: Callable[[str], None]) -> None:
+async def serve(settings: Settings, security: Security, metrics: Metrics, ready: Callable[[str], None]) -> None:
     """Listen, load the kernels, tell that all is ready and where, serve, drain."""
     lifecycle = Lifecycle()
     batcher = Batcher(_limits(settings), metrics)
     with _stop_signals() as stop:
         try:
-            listeners = await listen(settings, batcher, metrics, lifecycle)
+            listeners = await listen(settings, batcher, metrics, lifecycle, security)
         except OSError as error:
             raise StartError(f"cannot listen: {error}") from error
+        watching = asyncio.ensure_future(security.watch())
         if worker := await _load(settings, stop):
             batcher.open(worker)
             listeners.info.devices.append(DeviceInfo(worker.device, settings.cpu_threads))
@@ -117,6 +120,7 @@ async def serve(settings: Settings, metrics: Metrics, ready: Callable[[str], Non
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(batcher.drained(), settings.drain_seconds)
         batcher.close()
+        watching.cancel()
     log.info("stopped")
 
 

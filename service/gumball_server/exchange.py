@@ -147,6 +147,11 @@ class Exchange:
         self._metrics.inflight.add()
         self._idle.clear()
 
+    def count_refusal(self, error: SamplingError) -> None:
+        """Count a request that was refused before it was read."""
+        self.open()
+        self._close(Count(), error.reason.value)
+
     def begin(self, call: Call[T]) -> None:
         """Decode a call and admit it. Once, now or later, its `reply` or `refuse` is called, unless it is abandoned."""
         call.started = started = time.perf_counter()

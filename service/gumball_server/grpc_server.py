@@ -34,6 +34,7 @@ STATUS = {
     Reason.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.CANCELLED: grpc.StatusCode.CANCELLED,
     Reason.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 # Errors travel in metadata, of which clients take 8 KiB; a name that is at fault may be longer.
@@ -89,9 +90,10 @@ def create_server(
     info: Info,
     settings: Settings,
     inference_handlers: grpc.GenericRpcHandler,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> grpc.aio.Server:
     """A server that has no address and is not started yet; `inference_handlers` are those of `inference.SERVICE`."""
-    server = grpc.aio.server(options=_options(settings))
+    server = grpc.aio.server(interceptors=interceptors, options=_options(settings))
     service = SamplingService(exchange, streams, info)
     server.add_generic_rpc_handlers((service.handlers(), inference_handlers))
     _add_health(server, lifecycle)

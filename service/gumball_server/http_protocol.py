@@ -12,7 +12,12 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gumball_server.domain import SampleRequest, SampleResult, SamplingError
 from gumball_server.exchange import Call, Exchange
+from gumball_server.http_guard import authorization
 from gumball_server.http_sample import PATH, Head, HeadReader, Reply, problem
+from gumball_server.security import Tokens
+
+# What a client may take to read its last answer and to end TLS, when the service stops.
+GOODBYE_SECONDS = 3.0
 
 _URL = PATH.encode()
 _URL_WITH_QUERY = _URL + b"?"
@@ -62,12 +67,15 @@ class SampleCall(Call[Reply]):
 class SampleProtocol(HttpToolsProtocol):
     """Uvicorn's HTTP/1.1 protocol, with the short cut for small requests."""
 
-    def __init__(self, exchange: Exchange, heads: HeadReader, has_cors: bool, **of_uvicorn: Any) -> None:
+    def __init__(
+        self, exchange: Exchange, heads: HeadReader, has_cors: bool, tokens: Tokens | None, **of_uvicorn: Any
+    ) -> None:
         super().__init__(**of_uvicorn)
         self.cycle: Any  # uvicorn's RequestResponseCycle, or our call in its place
         self._exchange = exchange
         self._heads = heads
         self._has_cors = has_cors
+        self._tokens = tokens
         self._call: SampleCall | None = None  # the one under way, not necessarily uvicorn's latest
         self._defaults: Sequence[tuple[bytes, bytes]] = ()
         self._default_lines = b""
@@ -94,6 +102,8 @@ class SampleProtocol(HttpToolsProtocol):
         ):
             return None
         try:
+            if self._tokens is not None:
+                self._tokens.check(authorization(self.headers))
             head = self._heads.read(self.headers)
         except SamplingError:
             return None  # to be refused where bodies of any length are discarded
@@ -119,6 +129,12 @@ class SampleProtocol(HttpToolsProtocol):
         if not call.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+    def shutdown(self) -> None:
+        """As uvicorn does it, but that over TLS it would wait half a minute for an idle client to say goodbye, too."""
+        super().shutdown()
+        if self.scheme == "https" and self.transport.is_closing():
+            self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._call is not None:

@@ -23,6 +23,7 @@ STATUS = {
     Reason.OVERLOADED: HTTPStatus.TOO_MANY_REQUESTS,
     Reason.DEADLINE: HTTPStatus.GATEWAY_TIMEOUT,
     Reason.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Reason.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
     Reason.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 RETRY_SECONDS = 1
@@ -130,6 +131,8 @@ def problem(error: SamplingError) -> Reply:
         headers = {"retry-after": str(RETRY_SECONDS)}
     elif error.reason is Reason.METHOD:
         headers = {"allow": "POST"}
+    elif error.reason is Reason.UNAUTHENTICATED:
+        headers = {"www-authenticate": "Bearer"}
     return Reply(status, PROBLEM, orjson.dumps(body), headers)
 
 

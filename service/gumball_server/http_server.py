@@ -1,7 +1,7 @@
 """The HTTP transport: `POST /sample` as a thin ASGI endpoint in front of a FastAPI application with the rest."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from http import HTTPStatus
 
@@ -89,11 +89,12 @@ def create_app(
     info: Info,
     origins: list[str],
     v2: ASGIApp,
+    guard: Callable[[ASGIApp], ASGIApp] = lambda app: app,
 ) -> ASGIApp:
-    """The whole HTTP service; `v2` answers what is below /v2."""
+    """The whole HTTP service; `v2` answers what is below /v2, and `guard` stands before everything else."""
     app = create_admin_app(metrics, lifecycle, info)
     add_sample(app)
-    front = Front(SampleEndpoint(exchange, heads), v2, app)
+    front = Front(guard(SampleEndpoint(exchange, heads)), v2, guard(app))
     if not origins:
         return front
     return CORSMiddleware(front, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"])

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,17 +18,21 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gumball_server.batcher import Batcher
 from gumball_server.exchange import Exchange
+from gumball_server.grpc_guard import Guard as GrpcGuard
+from gumball_server.grpc_guard import credentials
 from gumball_server.grpc_server import create_server
 from gumball_server.grpc_stream import Streams
+from gumball_server.http_guard import OPEN_PATHS, guard
 from gumball_server.http_protocol import SampleProtocol
-from gumball_server.http_sample import HeadReader
+from gumball_server.http_sample import HeadReader, problem
 from gumball_server.http_server import create_admin_app, create_app
 from gumball_server.info import Info, info
 from gumball_server.lifecycle import Lifecycle
 from gumball_server.metrics import Metrics
 from gumball_server.oip_grpc import InferenceService
-from gumball_server.oip_http import create_inference_app
+from gumball_server.oip_http import create_inference_app, refusal
 from gumball_server.oip_model import Model
+from gumball_server.security import Certificates, Security
 from gumball_server.settings import Settings
 
 BACKLOG = 2048
@@ -41,7 +46,11 @@ class HttpServer(uvicorn.Server):
     """Uvicorn on given sockets, with the signals left to the process."""
 
     def __init__(
-        self, app: ASGIApp, sockets: list[socket.socket], protocol: Callable[..., Any] = HttpToolsProtocol
+        self,
+        app: ASGIApp,
+        sockets: list[socket.socket],
+        protocol: Callable[..., Any] = HttpToolsProtocol,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -55,6 +64,8 @@ class HttpServer(uvicorn.Server):
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
+        config.load()
+        config.ssl = tls
         super().__init__(config)
         self._running = asyncio.ensure_future(self.serve(sockets))
 
@@ -98,20 +109,27 @@ class Listeners:
                 await asyncio.gather(*(exchange.idle() for exchange in self.grpc_exchanges))
 
 
-async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecycle: Lifecycle) -> Listeners:
+async def listen(
+    settings: Settings, batcher: Batcher, metrics: Metrics, lifecycle: Lifecycle, security: Security
+) -> Listeners:
     """Listen wherever the settings say. Raises OSError for an address that cannot be had."""
     told = info(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    sockets = [_tcp(settings, settings.http_port)]
-    addresses = {"http": f"http://{host}:{sockets[0].getsockname()[1]}"}
-    if settings.http_uds:
-        sockets.append(_unix(settings.http_uds))
-        addresses["http_uds"] = settings.http_uds
+    certificates, tokens = security.certificates, security.tokens
+    http = _tcp(settings, settings.http_port)
+    addresses = {"http": f"http{'s' if certificates else ''}://{host}:{http.getsockname()[1]}"}
     model = Model(lifecycle, metrics)
     exchange, heads = Exchange("http", batcher, metrics), HeadReader(settings.max_request_bytes)
-    v2 = create_inference_app(Exchange("oip_http", batcher, metrics), model, heads)
-    app = create_app(exchange, heads, metrics, lifecycle, told, settings.origins, v2)
-    servers = [HttpServer(app, sockets, partial(SampleProtocol, exchange, heads, bool(settings.origins)))]
+    v2_exchange = Exchange("oip_http", batcher, metrics)
+    v2 = guard(tokens, v2_exchange, refusal)(create_inference_app(v2_exchange, model, heads))
+    open_paths = OPEN_PATHS | ({"/metrics"} if settings.open_metrics else set())
+    guarded = guard(tokens, exchange, problem, open_paths)
+    app = create_app(exchange, heads, metrics, lifecycle, told, settings.origins, v2, guarded)
+    protocol = partial(SampleProtocol, exchange, heads, bool(settings.origins), tokens)
+    servers = [HttpServer(app, [http], protocol, certificates.context if certificates else None)]
+    if settings.http_uds:
+        addresses["http_uds"] = settings.http_uds
+        servers.append(HttpServer(app, [_unix(settings.http_uds)], protocol))
     if settings.admin_port >= 0:
         admin = _tcp(settings, settings.admin_port)
         addresses["admin"] = f"http://{host}:{admin.getsockname()[1]}"
@@ -119,9 +137,10 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
     grpc_exchange, oip_exchange = (Exchange(transport, batcher, metrics) for transport in ("grpc", "oip_grpc"))
     streams = Streams(grpc_exchange)
     inference = InferenceService(oip_exchange, model)
-    grpc_server = create_server(grpc_exchange, streams, lifecycle, told, settings, inference.handlers())
+    interceptors = [GrpcGuard(tokens, grpc_exchange, oip_exchange)] if tokens else []
+    grpc_server = create_server(grpc_exchange, streams, lifecycle, told, settings, inference.handlers(), interceptors)
     try:
-        addresses["grpc"] = f"{host}:{grpc_server.add_insecure_port(f'{host}:{settings.grpc_port}')}"
+        addresses["grpc"] = f"{host}:{_add_port(grpc_server, f'{host}:{settings.grpc_port}', certificates)}"
         if settings.grpc_uds:
             grpc_server.add_insecure_port(f"unix:{settings.grpc_uds}")
             addresses["grpc_uds"] = settings.grpc_uds
@@ -129,6 +148,13 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
         raise OSError(str(error)) from None
     await grpc_server.start()
     return Listeners(servers, grpc_server, [grpc_exchange, oip_exchange], streams, addresses, told)
+
+
+def _add_port(server: grpc.aio.Server, address: str, certificates: Certificates | None) -> int:
+    """The port that gRPC was given at this address."""
+    if certificates is None:
+        return int(server.add_insecure_port(address))
+    return int(server.add_secure_port(address, credentials(certificates)))
 
 
 def _tcp(settings: Settings, port: int) -> socket.socket:

@@ -47,6 +47,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
     reference, components = json_form.schema()
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas |= components | {"SampleAnswer": _answer_schema(), "Problem": _problem_schema()}
+    document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{}, {"bearer": []}]  # a service may have tokens, or none
     document["paths"]["/sample"] = {"post": _operation(reference)}
     return document
 
@@ -54,6 +56,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
 def _operation(request: dict[str, Any]) -> dict[str, Any]:
     problems = {
         400: "The body does not parse",
+        401: "The service has tokens, and none of them was shown",
         406: "Accept allows no form of an answer",
         413: "The request or its answer is too large",
         415: "The body has another form",

@@ -51,6 +51,13 @@ class Settings:
         0.0, "after which gRPC clients are to connect anew, perhaps elsewhere; 0: never", 0, 1e6
     )
     grpc_max_connection_age_grace_seconds: float = _setting(30.0, "then, how long their calls may go on", 0, 1e6)
+    tls_cert: str = _setting(
+        "", "certificate chain (PEM) to serve HTTPS and gRPC over TLS with; Unix sockets stay plain"
+    )
+    tls_key: str = _setting("", "its private key (PEM, not encrypted)")
+    tls_client_ca: str = _setting("", "authorities (PEM), one of which must have signed the certificate of a client")
+    token_file: str = _setting("", "bearer tokens, one a line, # before comments: callers must show one of them")
+    open_metrics: bool = _setting(False, "answer /metrics on the HTTP port without a token, too", False, True)
     cors_origins: str = _setting("", "origins whose pages may call the service, comma-separated; * for any")
     cache_dir: str = _setting("~/.cache/gumball", "where compiled kernels are kept between starts")
     log_level: str = _setting("info", "debug, info, warning or error")
@@ -64,6 +71,10 @@ class Settings:
             raise SettingsError(f"device: must be auto, cpu, cuda or cuda:N, is {self.device!r}")
         if self.frontend_count > 1 and self.device not in ("auto", "cpu"):
             raise SettingsError(f"frontends: must be 1 with device {self.device}: only a CPU is shared by several")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise SettingsError("tls_cert, tls_key: must be given together")
+        if self.tls_client_ca and not self.tls_cert:
+            raise SettingsError("tls_client_ca: must have a tls_cert")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise SettingsError(f"log_level: must be debug, info, warning or error, is {self.log_level!r}")
 
@@ -97,8 +108,16 @@ def variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
+def boolean(text: str) -> bool:
+    """Named as argparse shows it."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
 def _kind(setting: Field[Any]) -> Callable[[str], str | int | float]:
-    return {"str": str, "int": int, "float": float}[str(setting.type)]
+    kinds: dict[str, Callable[[str], str | int | float]] = {"str": str, "int": int, "float": float, "bool": boolean}
+    return kinds[str(setting.type)]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,8 +154,8 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Variables with our prefix that are no setting and not set by Kubernetes for a Service named gumball."""
-    known = {variable(each.name) for each in fields(Settings)}
+    """Variables with our prefix that are not ours, nor set by Kubernetes for a Service named gumball."""
+    known = {variable(each.name) for each in fields(Settings)} | {f"{PREFIX}TOKEN"}  # which the client reads
     return [
         name
         for name in sorted(environment)

@@ -19,6 +19,7 @@ SETS: dict[str, Path | None] = {
     "defaults": None,
     "production": EXAMPLES / "values-production.yaml",
     "gpu": EXAMPLES / "values-gpu.yaml",
+    "secure": EXAMPLES / "values-secure.yaml",
     "minimal": VALUES / "minimal.yaml",
     "everything": VALUES / "everything.yaml",
 }

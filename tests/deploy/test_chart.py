@@ -207,6 +207,37 @@ def test_secrets_are_files_that_the_server_can_read():
     assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsGroup"]
 
 
+def test_tokens_and_certificates_are_files_that_are_mounted():
+    """Each setting of a file is below where a Secret is; nothing else has to be said."""
+    resources = render("secure")
+    settings = read_settings([], environment(resources))
+    mounted = [Path(each["mountPath"]) for each in container(resources)["volumeMounts"] if each.get("readOnly")]
+    for file in (settings.tls_cert, settings.tls_key, settings.tls_client_ca, settings.token_file):
+        assert Path(file).parent in mounted
+
+
+@pytest.mark.parametrize(
+    ("values", "http", "grpc"), [("defaults", "http", "kubernetes.io/h2c"), ("secure", "https", "https")]
+)
+def test_services_say_what_is_spoken(values, http, grpc):
+    """For proxies and meshes that go by it; the admin port is plain in any case, and so are the probes."""
+    resources = render(values)
+    services = (each for each in resources if each["kind"] == "Service")
+    spoken = {(port["name"], port["appProtocol"]) for each in services for port in each["spec"]["ports"]}
+    assert spoken == {("http", http), ("grpc", grpc), ("admin", "http")}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container(resources)[probe]["httpGet"].get("scheme", "HTTP") == "HTTP"
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"), [("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("tls_client_ca", "tls_cert")]
+)
+def test_half_of_a_pair_is_refused(given, missing):
+    """By helm, as the server would."""
+    with pytest.raises(ValueError, match=missing):
+        render(values={"settings": {given: "/file"}})
+
+
 def test_the_operator_gets_the_rules_as_they_are():
     """With the templates of their annotations, which are Prometheus's and not helm's."""
     rules = yaml.safe_load((DEPLOY / "prometheus/rules.yaml").read_text())

@@ -29,6 +29,7 @@ from gumball._codec import (
     malformed_is_invalid,
     sample_of,
 )
+from gumball._credentials import Certificates
 from gumball._fork import grpc_is_used
 from gumball._stream import SampleStream, StreamBroken
 from gumball.v1 import sampling_pb2 as pb
@@ -188,10 +189,12 @@ def _target(address: str) -> str:
     return f"unix:{parts.path}" if parts.scheme == "grpc+unix" else parts.netloc
 
 
-def _authority(name: str) -> Iterator[tuple[str, str]]:
-    """What a server or proxy is told that it was called by, where that is a name."""
-    if name:
-        yield "grpc.default_authority", name
+def _channel(address: str, certificates: Certificates, authority: str) -> grpc.aio.Channel:
+    """A channel to an address whose server or proxy was called by the name `authority`, where that is another."""
+    options = [*_OPTIONS, *([("grpc.default_authority", authority)] if authority else [])]
+    if urlsplit(address).scheme != "grpcs":
+        return grpc.aio.insecure_channel(_target(address), options)
+    return grpc.aio.secure_channel(_target(address), grpc.ssl_channel_credentials(*certificates.pem()), options)
 
 
 def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -210,9 +213,11 @@ def _failures() -> Iterator[None]:
 class GRPCService:
     """Calls to a service over gRPC: small ones on a stream, which costs less, large ones each by itself."""
 
-    def __init__(self, address: str, headers: Mapping[str, str], authority: str = "") -> None:
+    def __init__(
+        self, address: str, headers: Mapping[str, str], certificates: Certificates, authority: str = ""
+    ) -> None:
         grpc_is_used()
-        self._channel = grpc.aio.insecure_channel(_target(address), (*_OPTIONS, *_authority(authority)))
+        self._channel = _channel(address, certificates, authority)
         self._stub = SamplingServiceStub(self._channel)
         self._metadata = _metadata(headers)
         self._stream = SampleStream(partial(self._channel.stream_stream(_SAMPLE_STREAM), metadata=self._metadata))

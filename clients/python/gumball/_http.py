@@ -2,6 +2,7 @@
 
 import io
 import json
+import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from gumball._codec import (
     malformed_is_invalid,
     sample_of,
 )
+from gumball._credentials import Certificates
 
 T = TypeVar("T")
 
@@ -210,6 +212,10 @@ def _place(address: str) -> tuple[httpx.URL, str | None]:
     return (httpx.URL("http://localhost"), url.path) if url.scheme == "http+unix" else (url, None)
 
 
+def _verify(certificates: Certificates) -> ssl.SSLContext | bool:
+    return certificates.context() if certificates else True
+
+
 def _message(client: httpx.AsyncClient, call: Call[T]) -> httpx.Request:
     timeout = None if call.timeout is None else call.timeout + GRACE
     limits = httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout or CONNECT_TIMEOUT))
@@ -232,11 +238,19 @@ def _failures() -> Iterator[None]:
 class HTTPService:
     """Calls to a service over HTTP."""
 
-    def __init__(self, address: str, headers: Mapping[str, str], transport: httpx.AsyncBaseTransport | None) -> None:
+    def __init__(
+        self,
+        address: str,
+        headers: Mapping[str, str],
+        transport: httpx.AsyncBaseTransport | None,
+        certificates: Certificates,
+    ) -> None:
         url, socket = _place(address)
         if socket and transport is None:
             transport = httpx.AsyncHTTPTransport(uds=socket, limits=_LIMITS)
-        self._client = httpx.AsyncClient(base_url=url, headers=headers, limits=_LIMITS, transport=transport)
+        self._client = httpx.AsyncClient(
+            base_url=url, headers=headers, limits=_LIMITS, transport=transport, verify=_verify(certificates)
+        )
 
     def sample(self, request: SampleRequest, timeout: float | None) -> Awaitable[Sample]:
         return self._send(sample_call(request, timeout))

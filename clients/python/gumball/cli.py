@@ -91,6 +91,10 @@ def _add_sample_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--probs", action="store_true", help="FILE holds weights, not logits")
     parameter("--timeout", type=float, metavar="SECONDS", help="default: wait")
     parser.add_argument("--url", default="local:", help="where to draw, default in this process (local:)")
+    parameter("--token-file", metavar="FILE", help="a token to show to the service; default: GUMBALL_TOKEN, if set")
+    parameter("--ca", metavar="FILE", help="authorities (PEM) to believe, for https:// and grpcs://")
+    parameter("--cert", metavar="FILE", help="a certificate (PEM) of one's own, for a service that wants one")
+    parameter("--key", metavar="FILE", help="its private key")
     parser.add_argument("--format", choices=("json", "npy"), default="json", help="npy: .npz where there are several")
     parser.add_argument("--receipt", metavar="FILE", help="also write what gumball verify needs to redo the sample")
     parser.add_argument("--output", metavar="FILE", help="default: standard output")
@@ -102,7 +106,10 @@ def _sample(options: argparse.Namespace) -> int:
     source = "probs" if parameters.pop("probs") else "logits"
     parameters.pop("run")
     logits = parameters[source] = _numbers(file, -np.inf if source == "logits" else 0.0)
-    with Client(url) as client:
+    shown: dict[str, Any] = {name: parameters.pop(name) for name in ("ca", "cert", "key") if name in parameters}
+    if "token_file" in parameters:
+        shown["token"] = _content(parameters.pop("token_file")).decode("latin-1").strip()
+    with Client(url, **shown) as client:
         sample = client.sample(**parameters)
     encoded = _json(sample) if form == "json" else _npy(sample)
     with _writable(output) as destination:

@@ -25,6 +25,7 @@ from gumball._codec import (
     integer,
     seconds_of,
 )
+from gumball._credentials import Certificates, with_token
 from gumball._places import Place
 from gumball.errors import InvalidArgument
 
@@ -40,6 +41,7 @@ _SCHEMES = {
     "https": "http",
     "http+unix": "http",
     "grpc": "grpc",
+    "grpcs": "grpc",
     "grpc+unix": "grpc",
     "local": "local",
 }
@@ -64,7 +66,8 @@ def _way(address: str) -> str:
         if parts.scheme in _SCHEMES and (place or parts.scheme == "local"):
             return _SCHEMES[parts.scheme]
     raise InvalidArgument(
-        f"must be local: or http://, https://, grpc://, http+unix:// or grpc+unix:// and a place, is {address!r}",
+        "must be local: or http://, https://, grpc://, grpcs://, http+unix:// or grpc+unix:// and a place, "
+        f"is {address!r}",
         "address",
     )
 
@@ -79,7 +82,8 @@ def _each(address: str | Sequence[str]) -> list[str]:
 
 def _remote(
     address: str | Sequence[str],
-    headers: Mapping[str, str] | None,
+    headers: Mapping[str, str],
+    certificates: Certificates,
     http_transport: "httpx.AsyncBaseTransport | None",
     retries: SupportsIndex,
     hedge: float | None,
@@ -91,6 +95,9 @@ def _remote(
         return None
     if not ways or "local" in ways:
         raise InvalidArgument("must be places, or local: alone", "address")
+    for each in addresses if certificates else ():
+        if not each.lower().startswith(("https:", "grpcs:")):
+            raise InvalidArgument(f"ca, cert and key need https:// or grpcs://, is {each!r}", "address")
     tries = integer("retries", retries, MAX_UINT32)
     hedge = seconds_of(hedge, "hedge")
 
@@ -99,10 +106,10 @@ def _remote(
         if _way(place.address) == "grpc":
             from gumball._grpc import GRPCService
 
-            return GRPCService(place.address, headers or {}, place.name)
+            return GRPCService(place.address, headers, certificates, place.name)
         from gumball._http import HTTPService
 
-        return HTTPService(place.address, headers or {}, http_transport)
+        return HTTPService(place.address, headers, http_transport, certificates)
 
     return partial(Balancer, addresses, connect, retries=tries, hedge=hedge)
 
@@ -207,10 +214,13 @@ class Client(_Calls[Sample, Info, None]):
     Calls that threads make at the same time travel together over gRPC, which makes them many times cheaper.
 
     Args:
-        address: "http://host:8000" or https, "grpc://host:8001", a Unix socket as "http+unix:///path" or
+        address: "http://host:8000" or https, "grpc://host:8001" or grpcs, a Unix socket as "http+unix:///path" or
             "grpc+unix:///path", or "local:" to sample in this process (``pip install 'gumball[server]'``). Several
             equal services, as "grpc://a:8001,b:8001" or a list of addresses, are called in turn.
         headers: sent with every call, as HTTP headers or gRPC metadata.
+        token: shown to the service with every call; that of the environment (GUMBALL_TOKEN) if not given.
+        ca: file (PEM) of the authorities to believe, instead of the usual ones; for https and grpcs.
+        cert, key: files (PEM) of the client's own certificate and key, for a service that wants one.
         http_transport: an httpx transport to send HTTP calls by.
         retries: how often a call is made again that a service could not take, at another address where there is one.
             The waits between grow from 0.05 s, are drawn at random, and are never shorter than the service asks for;
@@ -225,11 +235,16 @@ class Client(_Calls[Sample, Info, None]):
         address: str | Sequence[str],
         *,
         headers: Mapping[str, str] | None = None,
+        token: str | None = None,
+        ca: str | None = None,
+        cert: str | None = None,
+        key: str | None = None,
         http_transport: "httpx.AsyncBaseTransport | None" = None,
         retries: SupportsIndex = 3,
         hedge: float | None = None,
     ) -> None:
-        if make := _remote(address, headers, http_transport, retries, hedge):
+        shown, certificates = with_token(headers or {}, token), Certificates(ca, cert, key)
+        if make := _remote(address, shown, certificates, http_transport, retries, hedge):
             self._transport = _Blocking(make)
         else:
             from gumball._local import LocalTransport
@@ -256,11 +271,16 @@ class AsyncClient(_Calls[Awaitable[Sample], Awaitable[Info], Awaitable[None]]):
         address: str | Sequence[str],
         *,
         headers: Mapping[str, str] | None = None,
+        token: str | None = None,
+        ca: str | None = None,
+        cert: str | None = None,
+        key: str | None = None,
         http_transport: "httpx.AsyncBaseTransport | None" = None,
         retries: SupportsIndex = 3,
         hedge: float | None = None,
     ) -> None:
-        if make := _remote(address, headers, http_transport, retries, hedge):
+        shown, certificates = with_token(headers or {}, token), Certificates(ca, cert, key)
+        if make := _remote(address, shown, certificates, http_transport, retries, hedge):
             self._transport = make()
         else:
             from gumball._local import AsyncLocalTransport
