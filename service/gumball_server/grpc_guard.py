@@ -1,6 +1,6 @@
 """Certificates and tokens over gRPC."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -8,6 +8,7 @@ import grpc
 from gumball_server.domain import SamplingError
 from gumball_server.exchange import Exchange
 from gumball_server.grpc_server import refuse
+from gumball_server.grpc_stream import authorization_of
 from gumball_server.security import Certificates, Tokens
 from gumball_server.wire import inference
 
@@ -30,16 +31,12 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc has no typ
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         try:
             if not details.method.startswith(OPEN_METHODS):
-                self._tokens.check(_authorization(details.invocation_metadata))
+                self._tokens.check(authorization_of(details.invocation_metadata))
         except SamplingError as error:
             is_inference = details.method.startswith(f"/{inference.SERVICE.full_name}/")
             (self._inference_exchange if is_inference else self._exchange).count_refusal(error)
             return _refusing(error)
         return await continuation(details)
-
-
-def _authorization(metadata: Iterable[tuple[str, Any]]) -> bytes:
-    return next((str(value).encode() for name, value in metadata if name == "authorization"), b"")
 
 
 def _refusing(error: SamplingError) -> Any:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -61,11 +60,10 @@ class SamplingService:
 
     async def sample_stream(self, _messages: object, context: Any) -> None:
         try:
-            try:
-                await self._streams.serve(context)
-            except MalformedError as malformed:
-                await self._exchange.answer(partial(_fail, malformed))  # counts it, as it does those of single calls
+            await self._streams.serve(context)
         except SamplingError as error:
+            if error.reason is not Reason.UNAVAILABLE:  # a message is at fault, and none of its requests was counted
+                self._exchange.count_refusal(error)
             await refuse(context, error)
 
     async def get_info(self, body: bytes, context: Any) -> bytes:
@@ -158,10 +156,6 @@ def parse(kind: Any, body: bytes) -> Any:
         return kind.FromString(body)
     except DecodeError:
         raise MalformedError(f"the message does not parse as {kind.DESCRIPTOR.full_name}") from None
-
-
-async def _fail(error: SamplingError) -> Ask[bytes]:
-    raise error
 
 
 async def refuse(context: Any, error: SamplingError) -> NoReturn:

@@ -6,6 +6,7 @@ a message costs a hundred times what a request in it does.
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleResult, SamplingError
 from gumball_server.exchange import LARGE_BYTES, Call, Exchange
+from gumball_server.security import Tokens
 from gumball_server.wire import message
 
 RETRY_SECONDS = 1
@@ -32,8 +34,9 @@ MESSAGE_BYTES = 1 << 20
 class Streams:
     """The open streams of a server."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, tokens: Tokens | None) -> None:
         self._exchange = exchange
+        self._tokens = tokens
         self._open: set[Stream] = set()
         self._draining = False
         self._none = asyncio.Event()
@@ -41,7 +44,7 @@ class Streams:
 
     async def serve(self, context: Any) -> None:
         """Answer the requests of a stream until its end. Raises the SamplingError that is to end it."""
-        stream = Stream(self._exchange, context)
+        stream = Stream(self._exchange, context, self._tokens)
         self._open.add(stream)
         self._none.clear()
         if self._draining:
@@ -99,9 +102,10 @@ def retry_seconds(error: SamplingError) -> int | None:
 class Stream:
     """One stream: a task that reads, a task that writes, and the calls between the two."""
 
-    def __init__(self, exchange: Exchange, context: Any) -> None:
+    def __init__(self, exchange: Exchange, context: Any, tokens: Tokens | None) -> None:
         self._exchange = exchange
         self._context = context
+        self._tokens = tokens
         self._serving: asyncio.Task[Any] | None = None
         self._reading: asyncio.Task[None] | None = None  # while it waits for a message
         self._end: SamplingError | None = None  # instead of OK
@@ -155,6 +159,8 @@ class Stream:
 
     async def _start(self, body: bytes) -> None:
         """Start every request of a message, in time."""
+        if self._tokens is not None:  # the one that opened the stream may have been taken back since
+            self._tokens.check(authorization_of(self._context.invocation_metadata()))
         parsed = _parse(body)
         for started, request in enumerate(parsed.requests, 1):
             while self._unanswered >= MAX_UNANSWERED or self._unsent_bytes >= MAX_UNSENT_BYTES:
@@ -212,6 +218,11 @@ class Stream:
     def _answered(self, requests: int) -> None:
         self._unanswered -= requests
         self._room.set()
+
+
+def authorization_of(metadata: Iterable[tuple[str, Any]]) -> bytes:
+    """The value of the header by which a caller shows a token."""
+    return next((str(value).encode() for name, value in metadata if name == "authorization"), b"")
 
 
 def _parse(body: bytes) -> pb.SampleStreamRequest:

@@ -135,7 +135,7 @@ async def listen(
         addresses["admin"] = f"http://{host}:{admin.getsockname()[1]}"
         servers.append(HttpServer(create_admin_app(metrics, lifecycle, told), [admin]))
     grpc_exchange, oip_exchange = (Exchange(transport, batcher, metrics) for transport in ("grpc", "oip_grpc"))
-    streams = Streams(grpc_exchange)
+    streams = Streams(grpc_exchange, tokens)
     inference = InferenceService(oip_exchange, model)
     interceptors = [GrpcGuard(tokens, grpc_exchange, oip_exchange)] if tokens else []
     grpc_server = create_server(grpc_exchange, streams, lifecycle, told, settings, inference.handlers(), interceptors)
