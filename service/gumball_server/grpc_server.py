@@ -11,11 +11,12 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import MalformedError, Reason, SamplingError
 from gumball_server.exchange import Ask, Exchange
+from gumball_server.grpc_asgi import GrpcApplication
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
 from gumball_server.wire import message
@@ -52,6 +53,19 @@ class SamplingService:
                 deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
             )
 
+        return await self._answer(receive, context)
+
+    async def refuse_large(self, context: Any) -> None:
+        """End a call whose message is larger than is taken."""
+
+        async def receive() -> Ask[bytes]:
+            raise SamplingError(
+                Reason.TOO_LARGE, f"the message may have {self._info.limits.max_request_bytes} bytes", "message"
+            )
+
+        await self._answer(receive, context)
+
+    async def _answer(self, receive: Callable[[], Awaitable[Ask[bytes]]], context: Any) -> bytes:
         try:
             return await self._exchange.answer(receive)
         except SamplingError as error:
@@ -80,14 +94,27 @@ def create_server(exchange: Exchange, lifecycle: Lifecycle, info: Info) -> grpc.
             ("grpc.so_reuseport", 0),
         ]
     )
-    service = SamplingService(exchange, info)
-    server.add_generic_rpc_handlers((service.handlers(),))
-    _add_health(server, lifecycle)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    _add_services(server, SamplingService(exchange, info), lifecycle)
     return server
 
 
-def _add_health(server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
+def create_application(exchange: Exchange, lifecycle: Lifecycle, info: Info) -> GrpcApplication:
+    """The same for a server of ASGI."""
+    service = SamplingService(exchange, info)
+    application = GrpcApplication(info.limits.max_request_bytes, service.refuse_large)
+    _add_services(application, service, lifecycle)
+    return application
+
+
+def _add_services(server: Any, service: SamplingService, lifecycle: Lifecycle) -> None:
+    """`server` is a grpc.aio.Server, or takes handlers as one does."""
+    server.add_generic_rpc_handlers((service.handlers(),))
+    _add_health(server, lifecycle)
+    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), server)
+
+
+def _add_health(server: Any, lifecycle: Lifecycle) -> None:
     """Health of "" is liveness, that of the service is readiness."""
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import grpc
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gumball_server.batcher import Batcher
 from gumball_server.exchange import Exchange
-from gumball_server.grpc_server import create_server
+from gumball_server.grpc_server import create_application, create_server
 from gumball_server.http_protocol import SampleProtocol
 from gumball_server.http_sample import HeadReader
 from gumball_server.http_server import create_admin_app, create_app
@@ -65,12 +64,20 @@ class HttpServer(uvicorn.Server):
         await self._running
 
 
+class GrpcServer(Protocol):
+    """What a grpc.aio.Server and an H2cornServer have in common."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self, grace: float) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Listeners:
     """Everything that listens; as text, where."""
 
     http: list[HttpServer]
-    grpc: grpc.aio.Server
+    grpc: GrpcServer
     grpc_exchange: Exchange
     addresses: dict[str, str]
     info: Info
@@ -94,7 +101,7 @@ class Listeners:
 async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecycle: Lifecycle) -> Listeners:
     """Listen wherever the settings say. Raises OSError for an address that cannot be had."""
     told = info(settings)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    host = _in_url(settings.host)
     sockets = [_tcp(settings.host, settings.http_port)]
     addresses = {"http": f"http://{host}:{sockets[0].getsockname()[1]}"}
     if settings.http_uds:
@@ -108,16 +115,44 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
         addresses["admin"] = f"http://{host}:{admin.getsockname()[1]}"
         servers.append(HttpServer(create_admin_app(metrics, lifecycle, told), [admin]))
     grpc_exchange = Exchange("grpc", batcher, metrics)
-    grpc_server = create_server(grpc_exchange, lifecycle, told)
-    try:
-        addresses["grpc"] = f"{host}:{grpc_server.add_insecure_port(f'{host}:{settings.grpc_port}')}"
-        if settings.grpc_uds:
-            grpc_server.add_insecure_port(f"unix:{settings.grpc_uds}")
-            addresses["grpc_uds"] = settings.grpc_uds
-    except RuntimeError as error:
-        raise OSError(str(error)) from None
+    open_grpc = {"aio": _aio, "h2corn": _h2corn}[settings.grpc_engine]
+    grpc_server, port = open_grpc(settings, grpc_exchange, lifecycle, told)
+    addresses["grpc"] = f"{host}:{port}"
+    if settings.grpc_uds:
+        addresses["grpc_uds"] = settings.grpc_uds
     await grpc_server.start()
     return Listeners(servers, grpc_server, grpc_exchange, addresses, told)
+
+
+def _aio(settings: Settings, exchange: Exchange, lifecycle: Lifecycle, told: Info) -> tuple[GrpcServer, int]:
+    """gRPC's own server, and its port."""
+    server = create_server(exchange, lifecycle, told)
+    host = _in_url(settings.host)
+    try:
+        port = server.add_insecure_port(f"{host}:{settings.grpc_port}")
+        if settings.grpc_uds:
+            server.add_insecure_port(f"unix:{settings.grpc_uds}")
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
+    return server, port
+
+
+def _h2corn(settings: Settings, exchange: Exchange, lifecycle: Lifecycle, told: Info) -> tuple[GrpcServer, int]:
+    """The server of the extra `h2corn`, and its port."""
+    try:
+        from gumball_server.h2corn_server import H2cornServer
+    except ModuleNotFoundError as missing:
+        raise OSError(f"the gRPC engine h2corn needs pip install 'gumball[h2corn]': {missing}") from None
+    sockets = [_tcp(settings.host, settings.grpc_port)]
+    port = sockets[0].getsockname()[1]
+    if settings.grpc_uds:
+        sockets.append(_unix(settings.grpc_uds))
+    application = create_application(exchange, lifecycle, told)
+    return H2cornServer(application, sockets, KEEP_ALIVE_SECONDS, settings.drain_seconds), port
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _tcp(host: str, port: int) -> socket.socket:

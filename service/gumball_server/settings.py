@@ -33,6 +33,7 @@ class Settings:
     admin_port: int = _setting(-1, "port for metrics, health and info alone; 0: any free one, -1: none", -1, 65535)
     http_uds: str = _setting("", "also serve HTTP on this Unix socket")
     grpc_uds: str = _setting("", "also serve gRPC on this Unix socket")
+    grpc_engine: str = _setting("aio", "what carries gRPC: aio, or h2corn of the extra of that name")
     device: str = _setting("auto", "where to sample: auto, cpu, cuda or cuda:N")
     threads: int = _setting(0, "CPU threads that share a large batch; 0 for one a core", 0, 1024)
     max_request_bytes: int = _setting(64 * MEBIBYTE, "largest request body", 1, 1 << 31)
@@ -54,6 +55,8 @@ class Settings:
                 raise SettingsError(f"{each.name}: must be from {low} to {high}, is {value}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise SettingsError(f"device: must be auto, cpu, cuda or cuda:N, is {self.device!r}")
+        if self.grpc_engine not in ("aio", "h2corn"):
+            raise SettingsError(f"grpc_engine: must be aio or h2corn, is {self.grpc_engine!r}")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise SettingsError(f"log_level: must be debug, info, warning or error, is {self.log_level!r}")
 
