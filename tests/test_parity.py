@@ -61,19 +61,25 @@ def client_way(client: Client) -> Way:
 
 
 @pytest.fixture(scope="module")
-def ways(server) -> Iterator[dict[str, Way]]:
+def ways(server, h2corn_server) -> Iterator[dict[str, Way]]:
     """Every way in. The client sends raw bytes over HTTP, and messages over gRPC."""
-    with Client(server.http) as http, Client(server.grpc) as grpc, Client("local:") as local:
+    with (
+        Client(server.http) as http,
+        Client(server.grpc) as grpc,
+        Client(h2corn_server.grpc) as h2corn,
+        Client("local:") as local,
+    ):
         yield {
             "json": json_way(server),
             "npy": npy_way(server),
             "octet-stream": client_way(http),
             "grpc": client_way(grpc),
+            "grpc on h2corn": client_way(h2corn),
             "in process": client_way(local),
         }
 
 
-each_way = pytest.mark.parametrize("way", ["json", "npy", "octet-stream", "grpc", "in process"])
+each_way = pytest.mark.parametrize("way", ["json", "npy", "octet-stream", "grpc", "grpc on h2corn", "in process"])
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +164,9 @@ def client_answer(address: str, vector: ParameterVector) -> dict[str, np.ndarray
 
 
 @pytest.mark.parametrize("vector", PARAMETER_VECTORS, ids=lambda vector: vector.name)
-def test_every_parameter_gives_its_published_bits_through_every_way_in(server, vector: ParameterVector):
+def test_every_parameter_gives_its_published_bits_through_every_way_in(server, h2corn_server, vector: ParameterVector):
     """JSON, NumPy files, raw bytes, messages and in process."""
     assert vector.agrees(json_answer(server, vector))
     assert vector.agrees(npy_answer(server, vector))
-    for address in (server.http, server.grpc, "local:"):
+    for address in (server.http, server.grpc, h2corn_server.grpc, "local:"):
         assert vector.agrees(client_answer(address, vector)), address
