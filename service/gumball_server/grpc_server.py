@@ -1,8 +1,9 @@
 """The gRPC transport: `gumball.v1.SamplingService`, health and reflection."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import grpc
@@ -14,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from gumball.v1 import sampling_pb2 as pb
 
-from gumball_server.domain import MalformedError, Reason, SamplingError
+from gumball_server.domain import MalformedError, Reason, SampleResult, SamplingError
 from gumball_server.exchange import Ask, Exchange
 from gumball_server.grpc_asgi import GrpcApplication
 from gumball_server.info import Info
@@ -33,6 +34,8 @@ STATUS = {
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 RETRY_SECONDS = 1
+# By how much a caller may see his deadline pass before we do: the time that his request took to get here.
+EARLY_SECONDS = 0.05
 
 
 class SamplingService:
@@ -51,6 +54,7 @@ class SamplingService:
                 decode=lambda: message.decode(parsed),
                 encode=lambda result: message.encode(result, parsed.id).SerializeToString(),
                 deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
+                attend=partial(_until_deadline, context),
             )
 
         return await self._answer(receive, context)
@@ -128,6 +132,19 @@ def _add_health(server: Any, lifecycle: Lifecycle) -> None:
             task.add_done_callback(tasks.discard)
 
     lifecycle.listen(tell)
+
+
+async def _until_deadline(context: Any, sampling: Coroutine[None, None, SampleResult]) -> SampleResult:
+    """The result. A caller who leaves at his deadline has not cancelled: then, the deadline is what ends it."""
+    result = asyncio.ensure_future(sampling)
+    try:
+        return await asyncio.shield(result)
+    except asyncio.CancelledError:
+        remaining = context.time_remaining()
+        if remaining is not None and remaining < EARLY_SECONDS:
+            return await result
+        result.cancel()
+        raise
 
 
 def _parse(body: bytes) -> pb.SampleRequest:
