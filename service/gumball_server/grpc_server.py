@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -15,8 +15,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from gumball.v1 import sampling_pb2 as pb
 
-from gumball_server.domain import MalformedError, Reason, SampleResult, SamplingError
-from gumball_server.exchange import Ask, Exchange
+from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleResult, SamplingError
+from gumball_server.exchange import LARGE_BYTES, Ask, Call, Exchange
 from gumball_server.grpc_asgi import GrpcApplication
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
@@ -38,6 +38,49 @@ RETRY_SECONDS = 1
 EARLY_SECONDS = 0.05
 
 
+class SampleCall(Call[bytes]):
+    """A small request."""
+
+    __slots__ = ("_body", "_context", "_ended", "_id", "_response")
+
+    def __init__(self, exchange: Exchange, body: bytes, context: Any) -> None:
+        super().__init__(exchange, LARGE_BYTES)
+        self._body = body
+        self._context = context
+        self._id = 0
+        self._response: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._ended = False  # and counted
+
+    async def response(self) -> bytes:
+        """What it comes to. Raises SamplingError; cancelling it withdraws the request."""
+        self.exchange.open()
+        self.exchange.begin(self)
+        try:
+            return await self._response
+        except asyncio.CancelledError:
+            if not (self._ended or _is_due(self._context)):
+                self.exchange.abandon(self)
+            raise
+
+    def decode(self) -> tuple[SampleRequest, float | None]:
+        parsed = _parse(self._body)
+        self._id = parsed.id
+        return message.decode(parsed), _deadline(self._context)
+
+    def encode(self, result: SampleResult) -> bytes:
+        return bytes(message.encode(result, self._id).SerializeToString())
+
+    def reply(self, answer: bytes) -> None:
+        self._ended = True
+        if not self._response.done():
+            self._response.set_result(answer)
+
+    def refuse(self, error: SamplingError) -> None:
+        self._ended = True
+        if not self._response.done():
+            self._response.set_exception(error)
+
+
 class SamplingService:
     """The methods of the service, from bytes to bytes: a message that does not parse is ours to refuse."""
 
@@ -46,35 +89,20 @@ class SamplingService:
         self._info = info
 
     async def sample(self, body: bytes, context: Any) -> bytes:
-        async def receive() -> Ask[bytes]:
-            remaining = context.time_remaining()
-            parsed = _parse(body)
-            return Ask(
-                body_bytes=len(body),
-                decode=lambda: message.decode(parsed),
-                encode=lambda result: message.encode(result, parsed.id).SerializeToString(),
-                deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
-                attend=partial(_until_deadline, context),
-            )
-
-        return await self._answer(receive, context)
+        try:
+            if len(body) <= LARGE_BYTES:
+                return await SampleCall(self._exchange, body, context).response()
+            return await self._exchange.answer(partial(_ask, body, context))
+        except SamplingError as error:
+            return await _abort(context, error)
 
     async def refuse_large(self, context: Any) -> None:
         """End a call whose message is larger than is taken."""
-
-        async def receive() -> Ask[bytes]:
-            raise SamplingError(
-                Reason.TOO_LARGE, f"the message may have {self._info.limits.max_request_bytes} bytes", "message"
-            )
-
-        await self._answer(receive, context)
-
-    async def _answer(self, receive: Callable[[], Awaitable[Ask[bytes]]], context: Any) -> bytes:
+        detail = f"the message may have {self._info.limits.max_request_bytes} bytes"
         try:
-            return await self._exchange.answer(receive)
+            await self._exchange.answer(partial(_fail, SamplingError(Reason.TOO_LARGE, detail)))  # counts it
         except SamplingError as error:
-            await context.abort(STATUS[error.reason], str(error), (("grpc-status-details-bin", _details(error)),))
-            raise  # abort has raised already
+            await _abort(context, error)
 
     async def get_info(self, body: bytes, context: Any) -> bytes:
         return bytes(_info_message(self._info).SerializeToString())
@@ -134,17 +162,42 @@ def _add_health(server: Any, lifecycle: Lifecycle) -> None:
     lifecycle.listen(tell)
 
 
-async def _until_deadline(context: Any, sampling: Coroutine[None, None, SampleResult]) -> SampleResult:
-    """The result. A caller who leaves at his deadline has not cancelled: then, the deadline is what ends it."""
+async def _ask(body: bytes, context: Any) -> Ask[bytes]:
+    parsed = _parse(body)
+    return Ask(
+        body_bytes=len(body),
+        decode=lambda: message.decode(parsed),
+        encode=lambda result: message.encode(result, parsed.id).SerializeToString(),
+        deadline=_deadline(context),
+        attend=partial(_until_due, context),
+    )
+
+
+async def _fail(error: SamplingError) -> Ask[bytes]:
+    raise error
+
+
+async def _until_due(context: Any, sampling: Coroutine[None, None, SampleResult]) -> SampleResult:
+    """The result. A caller who leaves when his call is due does not cancel it: its deadline ends it."""
     result = asyncio.ensure_future(sampling)
     try:
         return await asyncio.shield(result)
     except asyncio.CancelledError:
-        remaining = context.time_remaining()
-        if remaining is not None and remaining < EARLY_SECONDS:
+        if _is_due(context):
             return await result
         result.cancel()
         raise
+
+
+def _deadline(context: Any) -> float | None:
+    """In the loop's time."""
+    remaining = context.time_remaining()
+    return None if remaining is None else asyncio.get_running_loop().time() + remaining
+
+
+def _is_due(context: Any) -> bool:
+    remaining = context.time_remaining()
+    return remaining is not None and remaining < EARLY_SECONDS
 
 
 def _parse(body: bytes) -> pb.SampleRequest:
@@ -154,8 +207,13 @@ def _parse(body: bytes) -> pb.SampleRequest:
         raise MalformedError("the message does not parse as gumball.v1.SampleRequest") from None
 
 
+async def _abort(context: Any, error: SamplingError) -> NoReturn:
+    """End a call with an error, told to people and as google.rpc.Status to programs."""
+    await context.abort(STATUS[error.reason], str(error), (("grpc-status-details-bin", _details(error)),))
+    raise error  # abort has raised already
+
+
 def _details(error: SamplingError) -> bytes:
-    """The error as google.rpc.Status, for programs."""
     status = Status(code=STATUS[error.reason].value[0], message=str(error))
     metadata = {"field": error.field} if error.field else {}
     status.details.add().Pack(ErrorInfo(reason=error.reason.value, domain="gumball", metadata=metadata))
