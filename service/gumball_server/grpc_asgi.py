@@ -194,8 +194,8 @@ class GrpcApplication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a call. The server cancels it when its caller gives it up."""
         headers = dict(scope["headers"]) if scope["type"] == "http" else {}
-        if not headers.get(b"content-type", b"").startswith(CONTENT_TYPE):
-            await _refuse_foreign(scope, send)
+        if error := _http_error(scope, headers):
+            await _refuse(scope, error, send)
             return
         messages = Messages(receive, headers.get(b"grpc-encoding", b"identity"), self._max_bytes)
         context = Context(self._handler(scope["path"]), messages, scope, send, headers.get(b"grpc-timeout"))
@@ -248,10 +248,19 @@ async def _refuse_unknown(messages: AsyncIterator[bytes], context: Context) -> N
 _UNKNOWN = grpc.stream_stream_rpc_method_handler(_refuse_unknown)
 
 
-async def _refuse_foreign(scope: Scope, send: Send) -> None:
-    """Answer what is not gRPC."""
+def _http_error(scope: Scope, headers: Mapping[bytes, bytes]) -> HTTPStatus | None:
+    """The status that HTTP has for what is not a call of gRPC."""
+    content_type = headers.get(b"content-type", b"")
+    if content_type != CONTENT_TYPE and not content_type.startswith((CONTENT_TYPE + b"+", CONTENT_TYPE + b";")):
+        return HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    if scope["method"] != "POST" or "http.response.trailers" not in scope["extensions"]:
+        return HTTPStatus.BAD_REQUEST
+    return None
+
+
+async def _refuse(scope: Scope, status: HTTPStatus, send: Send) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close"})
-        return
-    await send({"type": "http.response.start", "status": HTTPStatus.UNSUPPORTED_MEDIA_TYPE})
-    await send({"type": "http.response.body", "body": b""})
+    else:
+        await send({"type": "http.response.start", "status": status})
+        await send({"type": "http.response.body", "body": b""})

@@ -11,8 +11,8 @@ from h2corn import Config, Server
 
 from gumball_server.grpc_asgi import GrpcApplication
 
-# What h2corn waits longer than we do before it gives up calls itself.
-MARGIN_SECONDS = 5.0
+# What h2corn waits longer than we do: for the last bytes to callers who read slowly, or not at all.
+LAST_BYTES_SECONDS = 1.0
 
 
 class H2cornServer:
@@ -36,7 +36,7 @@ class H2cornServer:
             access_log=False,
             date_header=False,
             timeout_keep_alive=keep_alive_seconds,
-            timeout_graceful_shutdown=drain_seconds + MARGIN_SECONDS,
+            timeout_graceful_shutdown=drain_seconds + LAST_BYTES_SECONDS,
         )
         self._server = Server(application, config)
 

@@ -173,6 +173,14 @@ def test_messages_above_grpc_s_own_limit_pass_both_ways(stub):
     assert_answers(response, expected(logits, 8, np.arange(5)), ("soft",))
 
 
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_a_compressed_request_is_read(stub, compression):
+    """As a channel that compresses sends it."""
+    logits = np.zeros((2, 100_000), np.float32)
+    response = stub.Sample(pb.SampleRequest(logits=tensor(logits), seed=4), compression=compression)
+    assert_answers(response, expected(logits, 4, np.arange(2)), ("index",))
+
+
 def test_information_is_that_of_http(stub, grpc_server):
     """GetInfo and GET /info tell the same."""
     told = MessageToDict(
