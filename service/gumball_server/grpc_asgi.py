@@ -24,9 +24,9 @@ CONTENT_TYPE = b"application/grpc"
 _HEADERS = [(b"content-type", CONTENT_TYPE), (b"grpc-accept-encoding", grpc_protocol.ACCEPTED_ENCODINGS)]
 _START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
 _OK = [(b"grpc-status", b"0")]
-_LATE = StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "not done by its deadline")
-_STOPPING = StatusError(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
-_DEFECT = StatusError(grpc.StatusCode.INTERNAL, "a defect of the service; its log has the cause")
+_LATE = StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "not done by its deadline").headers()
+_STOPPING = StatusError(grpc.StatusCode.UNAVAILABLE, "the server is shutting down").headers()
+_DEFECT = StatusError(grpc.StatusCode.INTERNAL, "a defect of the service; its log has the cause").headers()
 
 
 class Messages:
@@ -215,14 +215,14 @@ class GrpcApplication:
         except StatusError as error:
             return error.headers()
         except TimeoutError:
-            return _LATE.headers()
+            return _LATE
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
-            return _STOPPING.headers()
+            return _STOPPING
         except Exception:
             log.exception("a call failed")
-            return _DEFECT.headers()
+            return _DEFECT
         return _OK
 
     async def _serve(self, context: Context) -> None:
