@@ -16,7 +16,8 @@ import grpc
 from starlette.types import Receive, Scope, Send
 
 from gumball_server import grpc_protocol
-from gumball_server.grpc_protocol import Headers, Metadata, StatusError, TooLargeError
+from gumball_server.domain import MalformedError, SamplingError
+from gumball_server.grpc_protocol import Headers, Metadata, StatusError
 
 log = logging.getLogger("gumball")
 
@@ -42,13 +43,13 @@ class Messages:
         self._ended = False
 
     async def next(self) -> bytes | None:
-        """The next message, or None after the last. Raises TooLargeError and StatusError."""
+        """The next message, or None after the last. Raises SamplingError."""
         prefix = await self._take(grpc_protocol.PREFIX_BYTES)
         if not prefix:
             return None
         size = int.from_bytes(prefix[1:], "big")
         if size > self._max_bytes:
-            raise TooLargeError
+            raise grpc_protocol.too_large(self._max_bytes)
         message = await self._take(size)
         if prefix[0]:  # in a thread, for of a few bytes may come many
             return await asyncio.to_thread(grpc_protocol.inflate, message, self._encoding, self._max_bytes)
@@ -58,7 +59,7 @@ class Messages:
         """The one message of a request that has just one."""
         message = await self.next()
         if message is None or await self.next() is not None:
-            raise StatusError(grpc.StatusCode.INTERNAL, "the request must have one message")
+            raise MalformedError("the request must have one message")
         return message
 
     async def _take(self, size: int) -> bytes:
@@ -73,7 +74,7 @@ class Messages:
             self._ended = not event.get("more_body", False)
         data = b"".join(chunks)
         if missing > 0 and data:
-            raise StatusError(grpc.StatusCode.INTERNAL, "the request ends within a message")
+            raise MalformedError("the request ends within a message")
         self._buffer = data[size:]
         return data[:size]
 
@@ -107,7 +108,7 @@ class Context:
         return grpc.aio.EOF if message is None else self._deserialize(message)
 
     async def write(self, response: Any) -> None:
-        """Send a message; returns when there is room for more."""
+        """Send a message; returns when there is room for more. Raises grpc.aio.InternalError if the caller is gone."""
         serialize = self._handler.response_serializer
         body = grpc_protocol.frame(serialize(response) if serialize else response)
         try:
@@ -115,8 +116,8 @@ class Context:
                 self._started = True
                 await self._send(_START)
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
-        except OSError:  # the caller is gone, and this call about to be cancelled
-            raise asyncio.CancelledError from None
+        except OSError as error:
+            raise grpc.aio.InternalError("the caller is gone") from error
 
     async def serve(self) -> None:
         """Call the handler, and send what it answers."""
@@ -169,11 +170,14 @@ class CallDetails(NamedTuple):
 
 
 class GrpcApplication:
-    """Serves what is registered with it. A message of more than `max_bytes` ends its call as `refuse_large` says."""
+    """Serves what is registered with it.
 
-    def __init__(self, max_bytes: int, refuse_large: Callable[[Context], Awaitable[None]]) -> None:
+    Messages may have `max_bytes`. `refuse` aborts the call of one that has more, or is not as gRPC wants it.
+    """
+
+    def __init__(self, max_bytes: int, refuse: Callable[[Context, SamplingError], Awaitable[None]]) -> None:
         self._max_bytes = max_bytes
-        self._refuse_large = refuse_large
+        self._refuse = refuse
         self._generic: list[grpc.GenericRpcHandler] = []
         self._handlers: dict[str, Any] = {}  # by path, of those called so far
         self._calls: set[asyncio.Task[Any]] = set()
@@ -220,16 +224,20 @@ class GrpcApplication:
             if not self._stopping:
                 raise
             return _STOPPING
-        except Exception:
-            log.exception("a call failed")
+        except Exception as error:
+            if not isinstance(error, grpc.aio.InternalError):
+                log.exception("a call failed")
             return _DEFECT
         return _OK
 
     async def _serve(self, context: Context) -> None:
         try:
-            await context.serve()
-        except TooLargeError:
-            await self._refuse_large(context)
+            try:
+                await context.serve()
+            except ExceptionGroup as group:  # of a handler that reads and writes in tasks
+                raise _root(group) from None
+        except SamplingError as error:
+            await self._refuse(context, error)
 
     def _handler(self, path: str) -> Any:
         if path not in self._handlers:
@@ -239,6 +247,13 @@ class GrpcApplication:
                 return _UNKNOWN
             self._handlers[path] = handler
         return self._handlers[path]
+
+
+def _root(error: Exception) -> Exception:
+    """What went wrong first."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _refuse_unknown(messages: AsyncIterator[bytes], context: Context) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 import grpc
 
+from gumball_server.domain import MalformedError, Reason, SamplingError
+
 Headers = list[tuple[bytes, bytes]]
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -41,8 +43,8 @@ class StatusError(Exception):
         return headers
 
 
-class TooLargeError(Exception):
-    """A message has more bytes than is taken."""
+def too_large(max_bytes: int) -> SamplingError:
+    return SamplingError(Reason.TOO_LARGE, f"the message may have {max_bytes} bytes")
 
 
 def frame(message: bytes) -> bytes:
@@ -50,25 +52,25 @@ def frame(message: bytes) -> bytes:
 
 
 def inflate(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
-    """A compressed message as it was. Raises TooLargeError before it makes more bytes than may be, or StatusError."""
+    """A compressed message as it was. Raises SamplingError, and that before it makes more bytes than may be."""
     if encoding not in _WINDOW_BITS:
-        raise StatusError(grpc.StatusCode.UNIMPLEMENTED, f"messages compressed by {encoding!r} are not read")
+        raise SamplingError(Reason.MEDIA_TYPE, f"the message is compressed by {encoding!r}, which is not read here")
     inflater = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
         inflated = inflater.decompress(message, max_bytes + 1)
     except zlib.error as error:
-        raise StatusError(grpc.StatusCode.INTERNAL, f"the message does not decompress: {error}") from None
+        raise MalformedError(f"the message does not decompress: {error}") from None
     if len(inflated) > max_bytes:
-        raise TooLargeError
+        raise too_large(max_bytes)
     if not inflater.eof:
-        raise StatusError(grpc.StatusCode.INTERNAL, "the compressed message is not complete")
+        raise MalformedError("the compressed message is not complete")
     return inflated
 
 
 def seconds(timeout: bytes) -> float:
-    """Of the header grpc-timeout. Raises StatusError."""
+    """Of the header grpc-timeout. Raises SamplingError."""
     if not (parsed := _TIMEOUT.fullmatch(timeout)):
-        raise StatusError(grpc.StatusCode.INTERNAL, "grpc-timeout is malformed")
+        raise MalformedError("grpc-timeout is malformed")
     return int(parsed[1]) * _SECONDS[parsed[2]]
 
 

@@ -1,6 +1,7 @@
 """The gRPC transport: `gumball.v1.SamplingService`, health and reflection."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
 from functools import partial
@@ -27,6 +28,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["SamplingService"].full_name
 STATUS = {
     Reason.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.MEDIA_TYPE: grpc.StatusCode.UNIMPLEMENTED,
     Reason.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.CANCELLED: grpc.StatusCode.CANCELLED,
@@ -96,13 +98,11 @@ class SamplingService:
         except SamplingError as error:
             return await _abort(context, error)
 
-    async def refuse_large(self, context: Any) -> None:
-        """End a call whose message is larger than is taken."""
-        detail = f"the message may have {self._info.limits.max_request_bytes} bytes"
-        try:
-            await self._exchange.answer(partial(_fail, SamplingError(Reason.TOO_LARGE, detail)))  # counts it
-        except SamplingError as error:
-            await _abort(context, error)
+    async def refuse(self, context: Any, error: SamplingError) -> None:
+        """End a call that came to no handler."""
+        with contextlib.suppress(SamplingError):
+            await self._exchange.answer(partial(_fail, error))  # counts it
+        await _abort(context, error)
 
     async def get_info(self, body: bytes, context: Any) -> bytes:
         return bytes(_info_message(self._info).SerializeToString())
@@ -133,7 +133,7 @@ def create_server(exchange: Exchange, lifecycle: Lifecycle, info: Info) -> grpc.
 def create_application(exchange: Exchange, lifecycle: Lifecycle, info: Info) -> GrpcApplication:
     """The same for a server of ASGI."""
     service = SamplingService(exchange, info)
-    application = GrpcApplication(info.limits.max_request_bytes, service.refuse_large)
+    application = GrpcApplication(info.limits.max_request_bytes, service.refuse)
     _add_services(application, service, lifecycle)
     return application
 

@@ -9,12 +9,18 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
+from gumball_server.domain import Reason, SamplingError
 from gumball_server.grpc_asgi import Context, GrpcApplication
 from gumball_server.h2corn_server import H2cornServer
 
 MAX_BYTES = 8 << 20
 DETAILS = "100 % voll: Größe, 日本"
 SECONDS = 10
+CODES = {
+    Reason.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.MEDIA_TYPE: grpc.StatusCode.UNIMPLEMENTED,
+}
 
 
 class Service:
@@ -56,6 +62,11 @@ class Service:
         while (message := await context.read()) is not grpc.aio.EOF:
             await context.write(message * 2)
 
+    async def group(self, messages: AsyncIterator[bytes], context: Context) -> None:
+        """Reads in a task of its own."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.turns(messages, context))
+
     async def burst(self, messages: AsyncIterator[bytes], context: Context) -> None:
         """Writes from several tasks at once."""
         await asyncio.gather(*(context.write(bytes([n]) * 100_000) for n in range(100)))
@@ -69,15 +80,15 @@ class Service:
         both = grpc.stream_stream_rpc_method_handler
         methods = {each: unary(getattr(self, each)) for each in ("echo", "wait", "fail", "break_down", "tell")}
         methods |= {each: stream(getattr(self, each)) for each in ("count", "watch")}
-        methods |= {each: both(getattr(self, each)) for each in ("shout", "turns", "burst")}
+        methods |= {each: both(getattr(self, each)) for each in ("shout", "turns", "group", "burst")}
         return grpc.method_handlers_generic_handler("test.Service", methods)
 
 
 def application_of(service: Service) -> GrpcApplication:
-    async def refuse_large(context: Context) -> None:
-        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too large")
+    async def refuse(context: Context, error: SamplingError) -> None:
+        await context.abort(CODES[error.reason], error.reason.value)
 
-    application = GrpcApplication(MAX_BYTES, refuse_large)
+    application = GrpcApplication(MAX_BYTES, refuse)
     application.add_generic_rpc_handlers((service.handlers(),))
     return application
 
@@ -131,7 +142,7 @@ async def test_compressed_messages_are_read(running, compression):
 async def test_a_message_over_the_limit_is_refused_and_the_channel_serves_on(running, compression):
     """Be it so after decompression only."""
     call = running.unary("echo", bytes(MAX_BYTES + 1), compression=compression)
-    assert (await call.code(), await call.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too large")
+    assert (await call.code(), await call.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_LARGE")
     assert await running.unary("echo", b"next") == b"next"
 
 
@@ -213,9 +224,18 @@ async def test_a_stop_waits_for_calls_and_ends_those_that_stay(running):
 CALL = {b"content-type": b"application/grpc", b"te": b"trailers"}
 
 
+def scope_of(path: str, headers: dict[bytes, bytes] = CALL, **more) -> dict:
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "headers": list(headers.items()),
+        "extensions": {"http.response.trailers": {}},
+    } | more
+
+
 async def answer(body: bytes, path: str = "/test.Service/echo", **scope) -> tuple[int, dict[bytes, bytes]]:
     """The status of HTTP and all headers and trailers of a response."""
-    headers = scope.pop("headers", CALL)
     sent = []
     arriving = iter([{"type": "http.request", "body": body[:3], "more_body": True}])
 
@@ -225,14 +245,7 @@ async def answer(body: bytes, path: str = "/test.Service/echo", **scope) -> tupl
     async def send(event):
         sent.append(event)
 
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": path,
-        "headers": list(headers.items()),
-        "extensions": {"http.response.trailers": {}},
-    } | scope
-    await application_of(Service())(scope, receive, send)
+    await application_of(Service())(scope_of(path, **scope), receive, send)
     return sent[0].get("status"), dict(pair for event in sent for pair in event.get("headers", ()))
 
 
@@ -241,9 +254,10 @@ def framed(message: bytes, compressed: int = 0) -> bytes:
 
 
 GZIP, DEFLATE = CALL | {b"grpc-encoding": b"gzip"}, CALL | {b"grpc-encoding": b"deflate"}
-OK, INTERNAL, UNIMPLEMENTED, EXHAUSTED = b"0", b"13", b"12", b"8"
+OK, INVALID, UNIMPLEMENTED, EXHAUSTED = b"0", b"3", b"12", b"8"
 
 
+@pytest.mark.parametrize("method", ["echo", "shout", "group"])
 @pytest.mark.parametrize(
     ("body", "headers", "status"),
     [
@@ -251,25 +265,27 @@ OK, INTERNAL, UNIMPLEMENTED, EXHAUSTED = b"0", b"13", b"12", b"8"
         (framed(gzip.compress(b"message"), 1), GZIP, OK),
         (framed(zlib.compress(b"message"), 1), DEFLATE, OK),
         (framed(b"message"), GZIP, OK),  # each message says whether it is compressed
-        (b"", CALL, INTERNAL),
-        (framed(b"message")[:-1], CALL, INTERNAL),
-        (framed(b"message")[:4], CALL, INTERNAL),
-        (framed(b"one") + framed(b"two"), CALL, INTERNAL),
+        (b"", CALL, INVALID),
+        (framed(b"message")[:-1], CALL, INVALID),
+        (framed(b"message")[:4], CALL, INVALID),
+        (framed(b"one") + framed(b"two"), CALL, INVALID),
         (framed(b"message", 1), CALL, UNIMPLEMENTED),
         (framed(b"message", 1), CALL | {b"grpc-encoding": b"snappy"}, UNIMPLEMENTED),
-        (framed(b"message", 1), GZIP, INTERNAL),
-        (framed(gzip.compress(b"message")[:-9], 1), GZIP, INTERNAL),
+        (framed(b"message", 1), GZIP, INVALID),
+        (framed(gzip.compress(b"message")[:-9], 1), GZIP, INVALID),
         (framed(gzip.compress(bytes(MAX_BYTES + 1)), 1), GZIP, EXHAUSTED),
         (framed(gzip.compress(bytes(MAX_BYTES)), 1), GZIP, OK),
         (b"\0\xff\xff\xff\xff", CALL, EXHAUSTED),
-        (framed(b""), CALL | {b"grpc-timeout": b"5"}, INTERNAL),
-        (framed(b""), CALL | {b"grpc-timeout": b"123456789S"}, INTERNAL),
+        (framed(b""), CALL | {b"grpc-timeout": b"5"}, INVALID),
+        (framed(b""), CALL | {b"grpc-timeout": b"123456789S"}, INVALID),
         (framed(b""), CALL | {b"grpc-timeout": b"99999999H"}, OK),
     ],
 )
-async def test_a_malformed_call_has_the_status_that_grpc_gives_it(body, headers, status):
-    """It costs its sender, and raises nothing."""
-    http, told = await answer(body, headers=headers)
+async def test_a_malformed_call_is_refused(method, body, headers, status):
+    """With a status, whatever kind of handler reads it."""
+    http, told = await answer(body, f"/test.Service/{method}", headers=headers)
+    if method != "echo" and body in (b"", framed(b"one") + framed(b"two")):
+        status = OK  # a stream may have any number of messages
     assert (http, told[b"grpc-status"]) == (200, status)
     assert told[b"grpc-accept-encoding"] == b"identity,gzip,deflate"
 
@@ -289,3 +305,17 @@ async def test_a_malformed_call_has_the_status_that_grpc_gives_it(body, headers,
 async def test_what_is_no_call_of_grpc_is_refused_by_http(scope, status):
     """Without a trailer nothing could tell how a call ended."""
     assert (await answer(framed(b""), **scope))[0] == status
+
+
+@pytest.mark.parametrize("method", ["echo", "shout", "group"])
+async def test_a_caller_who_is_gone_is_no_defect(method, caplog):
+    """Whoever writes to it is stopped, and nothing is logged."""
+
+    async def receive():
+        return {"type": "http.request", "body": framed(b"message")}
+
+    async def send(event):
+        raise OSError("closed")
+
+    await application_of(Service())(scope_of(f"/test.Service/{method}"), receive, send)
+    assert caplog.records == []

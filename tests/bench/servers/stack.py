@@ -8,6 +8,7 @@ import socket
 import grpc
 import uvloop
 from gumball.v1 import sampling_pb2 as pb
+from gumball_server.domain import SamplingError
 from gumball_server.grpc_asgi import Context, GrpcApplication
 from gumball_server.h2corn_server import H2cornServer
 from gumball_server.listeners import BACKLOG, KEEP_ALIVE_SECONDS, GrpcServer, HttpServer
@@ -47,10 +48,10 @@ def _aio(handler: grpc.GenericRpcHandler, port: int) -> GrpcServer:
 
 
 def _h2corn(handler: grpc.GenericRpcHandler, port: int) -> GrpcServer:
-    async def refuse_large(context: Context) -> None:
-        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED)
+    async def refuse(context: Context, error: SamplingError) -> None:
+        await context.abort(grpc.StatusCode.INTERNAL, str(error))
 
-    application = GrpcApplication(MESSAGE_BYTES, refuse_large)
+    application = GrpcApplication(MESSAGE_BYTES, refuse)
     application.add_generic_rpc_handlers((handler,))
     return H2cornServer(application, [_listener(port)], KEEP_ALIVE_SECONDS, drain_seconds=1)
 
