@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import grpc
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gumball_server.batcher import Batcher
 from gumball_server.exchange import Exchange
-from gumball_server.grpc_server import create_server
+from gumball_server.grpc_asgi import GrpcApplication
+from gumball_server.grpc_server import create_application, create_server
 from gumball_server.grpc_stream import Streams
 from gumball_server.http_protocol import SampleProtocol
 from gumball_server.http_sample import HeadReader
@@ -69,12 +69,20 @@ class HttpServer(uvicorn.Server):
         await self._running
 
 
+class GrpcServer(Protocol):
+    """What a grpc.aio.Server and an H2cornServer have in common."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self, grace: float) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Listeners:
     """Everything that listens; as text, where."""
 
     http: list[HttpServer]
-    grpc: grpc.aio.Server
+    grpc: GrpcServer
     grpc_exchanges: list[Exchange]
     grpc_streams: Streams
     addresses: dict[str, str]
@@ -101,7 +109,7 @@ class Listeners:
 async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecycle: Lifecycle) -> Listeners:
     """Listen wherever the settings say. Raises OSError for an address that cannot be had."""
     told = info(settings)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    host = _in_url(settings.host)
     sockets = [_tcp(settings, settings.http_port)]
     addresses = {"http": f"http://{host}:{sockets[0].getsockname()[1]}"}
     if settings.http_uds:
@@ -119,16 +127,44 @@ async def listen(settings: Settings, batcher: Batcher, metrics: Metrics, lifecyc
     grpc_exchange, oip_exchange = (Exchange(transport, batcher, metrics) for transport in ("grpc", "oip_grpc"))
     streams = Streams(grpc_exchange)
     inference = InferenceService(oip_exchange, model)
-    grpc_server = create_server(grpc_exchange, streams, lifecycle, told, settings, inference.handlers())
-    try:
-        addresses["grpc"] = f"{host}:{grpc_server.add_insecure_port(f'{host}:{settings.grpc_port}')}"
-        if settings.grpc_uds:
-            grpc_server.add_insecure_port(f"unix:{settings.grpc_uds}")
-            addresses["grpc_uds"] = settings.grpc_uds
-    except RuntimeError as error:
-        raise OSError(str(error)) from None
+    handlers = (grpc_exchange, streams, lifecycle, told, settings, inference.handlers())
+    if settings.grpc_engine == "aio":
+        grpc_server, port = _aio(settings, create_server(*handlers))
+    else:
+        grpc_server, port = _h2corn(settings, create_application(*handlers))
+    addresses["grpc"] = f"{host}:{port}"
+    if settings.grpc_uds:
+        addresses["grpc_uds"] = settings.grpc_uds
     await grpc_server.start()
     return Listeners(servers, grpc_server, [grpc_exchange, oip_exchange], streams, addresses, told)
+
+
+def _aio(settings: Settings, server: Any) -> tuple[GrpcServer, int]:
+    """gRPC's own server with its addresses, and its port."""
+    try:
+        port = server.add_insecure_port(f"{_in_url(settings.host)}:{settings.grpc_port}")
+        if settings.grpc_uds:
+            server.add_insecure_port(f"unix:{settings.grpc_uds}")
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
+    return server, port
+
+
+def _h2corn(settings: Settings, application: GrpcApplication) -> tuple[GrpcServer, int]:
+    """The server of the extra `h2corn` with its addresses, and its port."""
+    try:
+        from gumball_server.h2corn_server import H2cornServer
+    except ModuleNotFoundError as missing:
+        raise OSError(f"the gRPC engine h2corn needs pip install 'gumball[h2corn]': {missing}") from None
+    sockets = [_tcp(settings, settings.grpc_port)]
+    port = sockets[0].getsockname()[1]
+    if settings.grpc_uds:
+        sockets.append(_unix(settings.grpc_uds))
+    return H2cornServer(application, sockets, KEEP_ALIVE_SECONDS, settings.drain_seconds), port
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _tcp(settings: Settings, port: int) -> socket.socket:

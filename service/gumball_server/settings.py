@@ -33,6 +33,7 @@ class Settings:
     admin_port: int = _setting(-1, "port for metrics, health and info alone; 0: any free one, -1: none", -1, 65535)
     http_uds: str = _setting("", "also serve HTTP on this Unix socket")
     grpc_uds: str = _setting("", "also serve gRPC on this Unix socket")
+    grpc_engine: str = _setting("aio", "what carries gRPC: aio, or h2corn of the extra of that name")
     device: str = _setting("auto", "where to sample: auto, cpu, cuda or cuda:N")
     frontends: int = _setting(1, "processes that share the ports, on a CPU; 0 for one a core", 0, 256)
     threads: int = _setting(0, "CPU threads of each that share a large batch; 0 for one a core of its share", 0, 1024)
@@ -64,6 +65,8 @@ class Settings:
             raise SettingsError(f"device: must be auto, cpu, cuda or cuda:N, is {self.device!r}")
         if self.frontend_count > 1 and self.device not in ("auto", "cpu"):
             raise SettingsError(f"frontends: must be 1 with device {self.device}: only a CPU is shared by several")
+        if self.grpc_engine not in ("aio", "h2corn"):
+            raise SettingsError(f"grpc_engine: must be aio or h2corn, is {self.grpc_engine!r}")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise SettingsError(f"log_level: must be debug, info, warning or error, is {self.log_level!r}")
 
