@@ -67,6 +67,8 @@ class Settings:
             raise SettingsError(f"frontends: must be 1 with device {self.device}: only a CPU is shared by several")
         if self.grpc_engine not in ("aio", "h2corn"):
             raise SettingsError(f"grpc_engine: must be aio or h2corn, is {self.grpc_engine!r}")
+        if self.grpc_engine == "h2corn" and self.grpc_max_connection_age_seconds:
+            raise SettingsError("grpc_max_connection_age_seconds: must be 0 with grpc_engine h2corn")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise SettingsError(f"log_level: must be debug, info, warning or error, is {self.log_level!r}")
 

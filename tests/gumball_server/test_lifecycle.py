@@ -370,6 +370,7 @@ def test_a_cache_that_cannot_be_written_ends_it_with_a_clear_message(tmp_path: P
         (["--device", "tpu"], {}, "device"),
         (["--log-level", "loud"], {}, "log_level"),
         (["--grpc-engine", "twisted"], {}, "grpc_engine"),
+        (["--grpc-engine", "h2corn", "--grpc-max-connection-age-seconds", "1"], {}, "grpc_max_connection_age_seconds"),
         (["--grace-seconds", "nan"], {}, "grace_seconds"),
         (["--drain-seconds", "inf"], {}, "drain_seconds"),
         (["--max-queue-requests", "0"], {}, "max_queue_requests"),
