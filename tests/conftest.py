@@ -74,14 +74,31 @@ class Server:
         return self.wait()
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """A server that all tests share; it must survive all of them and end well."""
-    server = Server()
+def shared(*flags: str) -> Iterator[Server]:
+    """A server that many tests share; it must survive all of them and end well."""
+    server = Server(*flags)
     yield server
     assert server.process.poll() is None, "the server died:\n" + "".join(server.log)
     assert server.stop() == 0
     assert not [line for line in server.log if " ERROR " in line]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A server as it is by default."""
+    yield from shared()
+
+
+@pytest.fixture(scope="session")
+def h2corn_server() -> Iterator[Server]:
+    """A server with the other engine for gRPC."""
+    yield from shared("--grpc-engine", "h2corn")
+
+
+@pytest.fixture(scope="session", params=["aio", "h2corn"])
+def grpc_server(request) -> Server:
+    """A server with each engine for gRPC."""
+    return request.getfixturevalue({"aio": "server", "h2corn": "h2corn_server"}[request.param])
 
 
 @pytest.fixture(scope="session")

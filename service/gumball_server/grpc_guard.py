@@ -1,6 +1,6 @@
 """Certificates and tokens over gRPC."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -28,10 +28,14 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc has no typ
         self._exchange = exchange
         self._inference_exchange = inference_exchange
 
+    def check(self, method: str, metadata: Iterable[tuple[str, Any]]) -> None:
+        """Raise SamplingError unless a call of this method may go on."""
+        if not method.startswith(OPEN_METHODS):
+            self._tokens.check(authorization_of(metadata))
+
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         try:
-            if not details.method.startswith(OPEN_METHODS):
-                self._tokens.check(authorization_of(details.invocation_metadata))
+            self.check(details.method, details.invocation_metadata)
         except SamplingError as error:
             is_inference = details.method.startswith(f"/{inference.SERVICE.full_name}/")
             (self._inference_exchange if is_inference else self._exchange).count_refusal(error)

@@ -1,8 +1,9 @@
 """The gRPC transport: `gumball.v1.SamplingService`, health and reflection."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -12,11 +13,12 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from gumball.v1 import sampling_pb2 as pb
 
-from gumball_server.domain import MalformedError, Reason, SamplingError
-from gumball_server.exchange import Ask, Exchange
+from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleResult, SamplingError
+from gumball_server.exchange import LARGE_BYTES, Ask, Call, Exchange
+from gumball_server.grpc_asgi import Check, GrpcApplication
 from gumball_server.grpc_stream import Streams, deadline_of, retry_seconds
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
@@ -29,6 +31,7 @@ STATUS = {
     Reason.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.MEDIA_TYPE: grpc.StatusCode.UNIMPLEMENTED,
     Reason.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.CANCELLED: grpc.StatusCode.CANCELLED,
@@ -38,7 +41,52 @@ STATUS = {
 }
 # Errors travel in metadata, of which clients take 8 KiB; a name that is at fault may be longer.
 MESSAGE_CHARACTERS = 256
+# By how much a caller may see his deadline pass before we do: the time that his request took to get here.
+EARLY_SECONDS = 0.05
 MIN_PING_INTERVAL_MS = 10_000  # clients behind proxies that drop idle connections ask this often; less is abuse
+
+
+class SampleCall(Call[bytes]):
+    """A small request."""
+
+    __slots__ = ("_body", "_context", "_ended", "_id", "_response")
+
+    def __init__(self, exchange: Exchange, body: bytes, context: Any) -> None:
+        super().__init__(exchange, LARGE_BYTES)
+        self._body = body
+        self._context = context
+        self._id = 0
+        self._response: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._ended = False  # and counted
+
+    async def response(self) -> bytes:
+        """What it comes to. Raises SamplingError; cancelling it withdraws the request."""
+        self.exchange.open()
+        self.exchange.begin(self)
+        try:
+            return await self._response
+        except asyncio.CancelledError:
+            if not (self._ended or _is_due(self._context)):
+                self.exchange.abandon(self)
+            raise
+
+    def decode(self) -> tuple[SampleRequest, float | None]:
+        parsed = parse(pb.SampleRequest, self._body)
+        self._id = parsed.id
+        return message.decode(parsed), deadline_of(parsed, self._context.time_remaining())
+
+    def encode(self, result: SampleResult) -> bytes:
+        return message.encode(result, self._id)
+
+    def reply(self, answer: bytes) -> None:
+        self._ended = True
+        if not self._response.done():
+            self._response.set_result(answer)
+
+    def refuse(self, error: SamplingError) -> None:
+        self._ended = True
+        if not self._response.done():
+            self._response.set_exception(error)
 
 
 class SamplingService:
@@ -50,13 +98,17 @@ class SamplingService:
         self._info = info
 
     async def sample(self, body: bytes, context: Any) -> bytes:
-        async def receive() -> Ask[bytes]:
-            return _ask(parse(pb.SampleRequest, body), len(body), context.time_remaining())
-
         try:
-            return await self._exchange.answer(receive)
+            if len(body) <= LARGE_BYTES:
+                return await SampleCall(self._exchange, body, context).response()
+            return await self._exchange.answer(partial(_ask, body, context))
         except SamplingError as error:
             await refuse(context, error)
+
+    async def refuse(self, context: Any, error: SamplingError) -> None:
+        """End a call that came to no handler."""
+        self._exchange.count_refusal(error)
+        await refuse(context, error)
 
     async def sample_stream(self, _messages: object, context: Any) -> None:
         try:
@@ -92,11 +144,33 @@ def create_server(
 ) -> grpc.aio.Server:
     """A server that has no address and is not started yet; `inference_handlers` are those of `inference.SERVICE`."""
     server = grpc.aio.server(interceptors=interceptors, options=_options(settings))
+    _add_services(server, SamplingService(exchange, streams, info), lifecycle, inference_handlers)
+    return server
+
+
+def create_application(
+    exchange: Exchange,
+    streams: Streams,
+    lifecycle: Lifecycle,
+    info: Info,
+    settings: Settings,
+    inference_handlers: grpc.GenericRpcHandler,
+    check: Check | None,
+) -> GrpcApplication:
+    """The same for a server of ASGI."""
     service = SamplingService(exchange, streams, info)
+    application = GrpcApplication(settings.max_request_bytes, service.refuse, check)
+    _add_services(application, service, lifecycle, inference_handlers)
+    return application
+
+
+def _add_services(
+    server: Any, service: SamplingService, lifecycle: Lifecycle, inference_handlers: grpc.GenericRpcHandler
+) -> None:
+    """`server` is a grpc.aio.Server, or takes handlers as one does."""
     server.add_generic_rpc_handlers((service.handlers(), inference_handlers))
     _add_health(server, lifecycle)
     _add_reflection(server, (pb.DESCRIPTOR, inference.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR))
-    return server
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
@@ -115,16 +189,17 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     return list(options.items())
 
 
-def _add_reflection(server: grpc.aio.Server, files: Sequence[Any]) -> None:
+def _add_reflection(server: Any, files: Sequence[Any]) -> None:
     """Tell of the services in these files, which may come from several pools."""
     pool = DescriptorPool()
     for file in files:
         pool.AddSerializedFile(file.serialized_pb)
     services = [service.full_name for file in files for service in file.services_by_name.values()]
-    reflection.enable_server_reflection(services, server, pool)
+    servicer = reflection.aio.ReflectionServicer(services, pool)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
 
 
-def _add_health(server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
+def _add_health(server: Any, lifecycle: Lifecycle) -> None:
     """Health of "" is liveness, that of the service is readiness."""
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -140,14 +215,32 @@ def _add_health(server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
     lifecycle.listen(tell)
 
 
-def _ask(request: pb.SampleRequest, size: int, remaining: float | None) -> Ask[bytes]:
-    """What to do with a request of `size` bytes, whose call has `remaining` seconds left."""
+async def _ask(body: bytes, context: Any) -> Ask[bytes]:
+    parsed = parse(pb.SampleRequest, body)
     return Ask(
-        body_bytes=size,
-        decode=lambda: message.decode(request),
-        encode=lambda result: message.encode(result, request.id),
-        deadline=deadline_of(request, remaining),
+        body_bytes=len(body),
+        decode=lambda: message.decode(parsed),
+        encode=lambda result: message.encode(result, parsed.id),
+        deadline=deadline_of(parsed, context.time_remaining()),
+        attend=partial(_until_due, context),
     )
+
+
+async def _until_due(context: Any, sampling: Coroutine[None, None, SampleResult]) -> SampleResult:
+    """The result. A caller who leaves when his call is due does not cancel it: its deadline ends it."""
+    result = asyncio.ensure_future(sampling)
+    try:
+        return await asyncio.shield(result)
+    except asyncio.CancelledError:
+        if _is_due(context):
+            return await result
+        result.cancel()
+        raise
+
+
+def _is_due(context: Any) -> bool:
+    remaining = context.time_remaining()
+    return remaining is not None and remaining < EARLY_SECONDS
 
 
 def parse(kind: Any, body: bytes) -> Any:

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import grpc
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gumball_server.batcher import Batcher
 from gumball_server.exchange import Exchange
+from gumball_server.grpc_asgi import GrpcApplication
 from gumball_server.grpc_guard import Guard as GrpcGuard
 from gumball_server.grpc_guard import credentials
-from gumball_server.grpc_server import create_server
+from gumball_server.grpc_server import create_application, create_server
 from gumball_server.grpc_stream import Streams
 from gumball_server.http_guard import OPEN_PATHS, guard
 from gumball_server.http_protocol import SampleProtocol
@@ -80,12 +80,20 @@ class HttpServer(uvicorn.Server):
         await self._running
 
 
+class GrpcServer(Protocol):
+    """What a grpc.aio.Server and an H2cornServer have in common."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self, grace: float) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Listeners:
     """Everything that listens; as text, where."""
 
     http: list[HttpServer]
-    grpc: grpc.aio.Server
+    grpc: GrpcServer
     grpc_exchanges: list[Exchange]
     grpc_streams: Streams
     addresses: dict[str, str]
@@ -114,7 +122,7 @@ async def listen(
 ) -> Listeners:
     """Listen wherever the settings say. Raises OSError for an address that cannot be had."""
     told = info(settings)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    host = _in_url(settings.host)
     certificates, tokens = security.certificates, security.tokens
     http = _tcp(settings, settings.http_port)
     addresses = {"http": f"http{'s' if certificates else ''}://{host}:{http.getsockname()[1]}"}
@@ -137,24 +145,51 @@ async def listen(
     grpc_exchange, oip_exchange = (Exchange(transport, batcher, metrics) for transport in ("grpc", "oip_grpc"))
     streams = Streams(grpc_exchange, tokens)
     inference = InferenceService(oip_exchange, model)
-    interceptors = [GrpcGuard(tokens, grpc_exchange, oip_exchange)] if tokens else []
-    grpc_server = create_server(grpc_exchange, streams, lifecycle, told, settings, inference.handlers(), interceptors)
-    try:
-        addresses["grpc"] = f"{host}:{_add_port(grpc_server, f'{host}:{settings.grpc_port}', certificates)}"
-        if settings.grpc_uds:
-            grpc_server.add_insecure_port(f"unix:{settings.grpc_uds}")
-            addresses["grpc_uds"] = settings.grpc_uds
-    except RuntimeError as error:
-        raise OSError(str(error)) from None
+    handlers = (grpc_exchange, streams, lifecycle, told, settings, inference.handlers())
+    guard_of_grpc = GrpcGuard(tokens, grpc_exchange, oip_exchange) if tokens else None
+    if settings.grpc_engine == "aio":
+        server = create_server(*handlers, [guard_of_grpc] if guard_of_grpc else [])
+        grpc_server, port = _aio(settings, server, certificates)
+    else:
+        application = create_application(*handlers, guard_of_grpc and guard_of_grpc.check)
+        grpc_server, port = _h2corn(settings, application)
+    addresses["grpc"] = f"{host}:{port}"
+    if settings.grpc_uds:
+        addresses["grpc_uds"] = settings.grpc_uds
     await grpc_server.start()
     return Listeners(servers, grpc_server, [grpc_exchange, oip_exchange], streams, addresses, told)
 
 
-def _add_port(server: grpc.aio.Server, address: str, certificates: Certificates | None) -> int:
-    """The port that gRPC was given at this address."""
-    if certificates is None:
-        return int(server.add_insecure_port(address))
-    return int(server.add_secure_port(address, credentials(certificates)))
+def _aio(settings: Settings, server: Any, certificates: Certificates | None) -> tuple[GrpcServer, int]:
+    """gRPC's own server with its addresses, and its port."""
+    address = f"{_in_url(settings.host)}:{settings.grpc_port}"
+    try:
+        if certificates is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials(certificates))
+        if settings.grpc_uds:
+            server.add_insecure_port(f"unix:{settings.grpc_uds}")
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
+    return server, port
+
+
+def _h2corn(settings: Settings, application: GrpcApplication) -> tuple[GrpcServer, int]:
+    """The server of the extra `h2corn` with its addresses, and its port."""
+    try:
+        from gumball_server.h2corn_server import H2cornServer
+    except ModuleNotFoundError as missing:
+        raise OSError(f"the gRPC engine h2corn needs pip install 'gumball[h2corn]': {missing}") from None
+    sockets = [_tcp(settings, settings.grpc_port)]
+    port = sockets[0].getsockname()[1]
+    if settings.grpc_uds:
+        sockets.append(_unix(settings.grpc_uds))
+    return H2cornServer(application, sockets, KEEP_ALIVE_SECONDS, settings.drain_seconds), port
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _tcp(settings: Settings, port: int) -> socket.socket:

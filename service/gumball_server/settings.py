@@ -33,6 +33,7 @@ class Settings:
     admin_port: int = _setting(-1, "port for metrics, health and info alone; 0: any free one, -1: none", -1, 65535)
     http_uds: str = _setting("", "also serve HTTP on this Unix socket")
     grpc_uds: str = _setting("", "also serve gRPC on this Unix socket")
+    grpc_engine: str = _setting("aio", "what carries gRPC: aio, or h2corn of the extra of that name")
     device: str = _setting("auto", "where to sample: auto, cpu, cuda or cuda:N")
     frontends: int = _setting(1, "processes that share the ports, on a CPU; 0 for one a core", 0, 256)
     threads: int = _setting(0, "CPU threads of each that share a large batch; 0 for one a core of its share", 0, 1024)
@@ -75,6 +76,12 @@ class Settings:
             raise SettingsError("tls_cert, tls_key: must be given together")
         if self.tls_client_ca and not self.tls_cert:
             raise SettingsError("tls_client_ca: must have a tls_cert")
+        if self.grpc_engine not in ("aio", "h2corn"):
+            raise SettingsError(f"grpc_engine: must be aio or h2corn, is {self.grpc_engine!r}")
+        if self.grpc_engine == "h2corn" and self.tls_cert:
+            raise SettingsError("tls_cert: must not be given with grpc_engine h2corn, which is served without TLS")
+        if self.grpc_engine == "h2corn" and self.grpc_max_connection_age_seconds:
+            raise SettingsError("grpc_max_connection_age_seconds: must be 0 with grpc_engine h2corn")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise SettingsError(f"log_level: must be debug, info, warning or error, is {self.log_level!r}")
 

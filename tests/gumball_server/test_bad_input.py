@@ -50,10 +50,10 @@ def http(server) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def call(server):
+def call(grpc_server):
     """The method Sample, from bytes to bytes."""
     options = [("grpc.max_receive_message_length", -1)]
-    with grpc.insecure_channel(server.addresses["grpc"], options) as channel:
+    with grpc.insecure_channel(grpc_server.addresses["grpc"], options) as channel:
         yield channel.unary_unary(METHOD)
 
 

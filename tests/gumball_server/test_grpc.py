@@ -28,8 +28,8 @@ LOGITS = np.array([[0.5, -1.0, -np.inf, 2.0], [1.0, 0.0, -2.0, 0.25], [3.0, 3.0,
 
 
 @pytest.fixture(scope="module")
-def channel(server) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(server.addresses["grpc"], [("grpc.max_receive_message_length", -1)]) as channel:
+def channel(grpc_server) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(grpc_server.addresses["grpc"], [("grpc.max_receive_message_length", -1)]) as channel:
         yield channel
 
 
@@ -174,13 +174,21 @@ def test_messages_above_grpc_s_own_limit_pass_both_ways(stub):
     assert_answers(response, expected(logits, 8, np.arange(5)), ("soft",))
 
 
-def test_information_is_that_of_http(stub, server):
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_a_compressed_request_is_read(stub, compression):
+    """As a channel that compresses sends it."""
+    logits = np.zeros((2, 100_000), np.float32)
+    response = stub.Sample(pb.SampleRequest(logits=tensor(logits), seed=4), compression=compression)
+    assert_answers(response, expected(logits, 4, np.arange(2)), ("index",))
+
+
+def test_information_is_that_of_http(stub, grpc_server):
     """GetInfo and GET /info tell the same."""
     told = MessageToDict(
         stub.GetInfo(pb.GetInfoRequest()), preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
     told["limits"] = {name: int(value) for name, value in told["limits"].items()}  # 64-bit numbers are text in JSON
-    assert told == httpx.get(f"{server.http}/info").json()
+    assert told == httpx.get(f"{grpc_server.http}/info").json()
 
 
 @pytest.mark.parametrize("service", ["", SERVICE])

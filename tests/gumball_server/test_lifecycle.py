@@ -44,6 +44,9 @@ def message(draws: int, **fields) -> pb.SampleRequest:
     return pb.SampleRequest(logits=logits, draws=draws, seed=7, **fields)
 
 
+ENGINES = ["aio", "h2corn"]
+each_engine = pytest.mark.parametrize("engine", ENGINES)
+
 SLOW, QUICK = message(SLOW_DRAWS), message(QUICK_DRAWS)
 QUERY = f"shape=1,{CATEGORIES}&dtype=float16&seed=7&draws="
 
@@ -93,10 +96,11 @@ class Caller:
         until(lambda: self.metric("gumball_inflight_requests") == 0)
 
 
-@pytest.fixture(scope="module")
-def narrow() -> Iterator[Caller]:
+@pytest.fixture(scope="module", params=ENGINES)
+def narrow(request) -> Iterator[Caller]:
     """A server with one thread, a batch a request, and little room."""
     server = Server(
+        *("--grpc-engine", request.param),
         *("--threads", "1", "--max-batch-elements", "1", "--max-queue-requests", "8"),
         *("--max-queue-elements", str(3 * SLOW_DRAWS * CATEGORIES - 1)),
         *("--max-request-bytes", "100000", "--max-response-bytes", "2000000"),
@@ -299,9 +303,10 @@ def test_until_the_kernels_are_ready_it_lives_and_asks_for_no_traffic(tmp_path: 
     assert server.stop() == 0
 
 
-def test_a_signal_ends_it_while_it_compiles(tmp_path: Path):
+@each_engine
+def test_a_signal_ends_it_while_it_compiles(engine, tmp_path: Path):
     """Ctrl-C on a first start does not wait for kernels that nobody wants any more."""
-    command = [sys.executable, "-m", "gumball_server", "--http-port", "0", "--grpc-port", "0"]
+    command = [sys.executable, "-m", "gumball_server", "--http-port", "0", "--grpc-port", "0", "--grpc-engine", engine]
     with subprocess.Popen([*command, "--cache-dir", str(tmp_path)], stderr=subprocess.PIPE, text=True) as process:
         assert "loading kernels" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
@@ -324,12 +329,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("name", ["http-port", "grpc-port", "admin-port"])
-def test_a_port_that_is_taken_ends_it_with_a_clear_message(name):
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [("http-port", "aio"), ("grpc-port", "aio"), ("grpc-port", "h2corn"), ("admin-port", "aio")],
+)
+def test_a_port_that_is_taken_ends_it_with_a_clear_message(name, engine):
     """The message has the port, and no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        flags = {"http-port": "0", "grpc-port": "0"} | {name: port}
+        flags = {"http-port": "0", "grpc-port": "0", "grpc-engine": engine} | {name: port}
         ended = run(*(text for flag, value in flags.items() for text in (f"--{flag}", value)))
     assert ended.returncode == 1
     assert "cannot listen" in ended.stderr
@@ -361,6 +369,8 @@ def test_a_cache_that_cannot_be_written_ends_it_with_a_clear_message(tmp_path: P
         (["--threads", "-1"], {}, "threads"),
         (["--device", "tpu"], {}, "device"),
         (["--log-level", "loud"], {}, "log_level"),
+        (["--grpc-engine", "twisted"], {}, "grpc_engine"),
+        (["--grpc-engine", "h2corn", "--grpc-max-connection-age-seconds", "1"], {}, "grpc_max_connection_age_seconds"),
         (["--grace-seconds", "nan"], {}, "grace_seconds"),
         (["--drain-seconds", "inf"], {}, "drain_seconds"),
         (["--max-queue-requests", "0"], {}, "max_queue_requests"),
@@ -433,9 +443,11 @@ def test_variables_are_settings_flags_beat_them_and_foreign_ones_are_harmless():
 # The end.
 
 
-def test_sigterm_turns_traffic_away_serves_on_for_a_while_and_loses_nothing():
+@each_engine
+def test_sigterm_turns_traffic_away_serves_on_for_a_while_and_loses_nothing(engine):
     """Readiness first, then the grace delay, then no more connections; whatever was accepted is answered."""
-    server = Server("--grace-seconds", "1", "--threads", "1", "--max-queue-elements", str(1 << 40))
+    flags = ("--grpc-engine", engine, "--grace-seconds", "1", "--threads", "1")
+    server = Server(*flags, "--max-queue-elements", str(1 << 40))
     caller = Caller(server)
     health = health_pb2_grpc.HealthStub(caller.channel)
     watched = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
@@ -486,9 +498,10 @@ def call_until_refused(http: str) -> float:
             assert response.json()["index"] == SMALL_INDEX
 
 
-def test_a_second_signal_ends_the_grace():
+@each_engine
+def test_a_second_signal_ends_the_grace(engine):
     """Who asks twice means it; neither the grace of an hour is waited for nor those who only watch its health."""
-    server = Server("--grace-seconds", "3600", "--drain-seconds", "3600")
+    server = Server("--grpc-engine", engine, "--grace-seconds", "3600", "--drain-seconds", "3600")
     with grpc.insecure_channel(server.addresses["grpc"]) as channel:
         watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
         assert next(watched).status == SERVING

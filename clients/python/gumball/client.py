@@ -91,13 +91,13 @@ def _remote(
     """What makes the way to the services at an address; None where that is this process itself."""
     addresses = _each(address)
     ways = [_way(each) for each in addresses]
+    for each in addresses if certificates else ():
+        if not each.lower().startswith(("https:", "grpcs:")):
+            raise InvalidArgument(f"ca, cert and key need https:// or grpcs://, is {each!r}", "address")
     if ways == ["local"]:
         return None
     if not ways or "local" in ways:
         raise InvalidArgument("must be places, or local: alone", "address")
-    for each in addresses if certificates else ():
-        if not each.lower().startswith(("https:", "grpcs:")):
-            raise InvalidArgument(f"ca, cert and key need https:// or grpcs://, is {each!r}", "address")
     tries = integer("retries", retries, MAX_UINT32)
     hedge = seconds_of(hedge, "hedge")
 

@@ -1,4 +1,4 @@
-"""The servers that Gumball stands on, around another application: uvicorn for HTTP, grpc.aio for gRPC, on one loop."""
+"""The servers that Gumball stands on, around another application, on one loop: uvicorn, and grpc.aio or h2corn."""
 
 import argparse
 import asyncio
@@ -8,7 +8,10 @@ import socket
 import grpc
 import uvloop
 from gumball.v1 import sampling_pb2 as pb
-from gumball_server.listeners import BACKLOG, HttpServer
+from gumball_server.domain import SamplingError
+from gumball_server.grpc_asgi import Context, GrpcApplication
+from gumball_server.h2corn_server import H2cornServer
+from gumball_server.listeners import BACKLOG, KEEP_ALIVE_SECONDS, GrpcServer, HttpServer
 from starlette.types import ASGIApp
 
 SERVICE = pb.DESCRIPTOR.services_by_name["SamplingService"].full_name
@@ -20,19 +23,38 @@ def serve(app: ASGIApp, sample: grpc.RpcMethodHandler) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--http-port", type=int, required=True)
     parser.add_argument("--grpc-port", type=int, required=True)
-    arguments = parser.parse_args()
-    uvloop.run(_serve(app, sample, arguments.http_port, arguments.grpc_port))
+    parser.add_argument("--grpc-engine", choices=("aio", "h2corn"), default="aio")
+    uvloop.run(_serve(app, sample, parser.parse_args()))
 
 
-async def _serve(app: ASGIApp, sample: grpc.RpcMethodHandler, http_port: int, grpc_port: int) -> None:
+async def _serve(app: ASGIApp, sample: grpc.RpcMethodHandler, arguments: argparse.Namespace) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    http_server = HttpServer(app, [socket.create_server(("127.0.0.1", http_port), backlog=BACKLOG)])
-    grpc_server = grpc.aio.server(
-        options=[("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.max_send_message_length", MESSAGE_BYTES)]
-    )
-    grpc_server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Sample": sample}),))
-    grpc_server.add_insecure_port(f"127.0.0.1:{grpc_port}")
+    http_server = HttpServer(app, [_listener(arguments.http_port)])
+    handler = grpc.method_handlers_generic_handler(SERVICE, {"Sample": sample})
+    grpc_server = {"aio": _aio, "h2corn": _h2corn}[arguments.grpc_engine](handler, arguments.grpc_port)
     await grpc_server.start()
     await stop.wait()
     await asyncio.gather(http_server.stop(1), grpc_server.stop(1))
+
+
+def _aio(handler: grpc.GenericRpcHandler, port: int) -> GrpcServer:
+    server = grpc.aio.server(
+        options=[("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.max_send_message_length", MESSAGE_BYTES)]
+    )
+    server.add_generic_rpc_handlers((handler,))
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    return server
+
+
+def _h2corn(handler: grpc.GenericRpcHandler, port: int) -> GrpcServer:
+    async def refuse(context: Context, error: SamplingError) -> None:
+        await context.abort(grpc.StatusCode.INTERNAL, str(error))
+
+    application = GrpcApplication(MESSAGE_BYTES, refuse)
+    application.add_generic_rpc_handlers((handler,))
+    return H2cornServer(application, [_listener(port)], KEEP_ALIVE_SECONDS, drain_seconds=1)
+
+
+def _listener(port: int) -> socket.socket:
+    return socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
