@@ -139,6 +139,12 @@ class Batcher:
             self.withdraw(awaited)
             raise
 
+    def check_open(self) -> None:
+        """Raise SamplingError (UNAVAILABLE) before there is a worker: until then requests cannot be decoded, either."""
+        if self._worker is None:
+            self._metrics.rejected.add(Reason.UNAVAILABLE.value)
+            raise SamplingError(Reason.UNAVAILABLE, "the kernels are not ready yet")
+
     def draw(self, request: SampleRequest) -> SampleResult:
         """The result of a request that `draws_at_once`, here and now. For a caller who gets one request at a time.
 
@@ -190,6 +196,7 @@ class Batcher:
         return request.rows * request.draws * (SAMPLE_WORK + request.categories * of_category) <= SMALL_WORK
 
     def _admit(self, request: SampleRequest, elements: int) -> None:
+        self.check_open()
         try:
             self._check_room(request, elements)
         except SamplingError as error:
@@ -198,8 +205,6 @@ class Batcher:
 
     def _check_room(self, request: SampleRequest, elements: int) -> None:
         limits = self._limits
-        if self._worker is None:
-            raise SamplingError(Reason.UNAVAILABLE, "the kernels are not ready yet")
         if (size := request.result_bytes) > limits.max_response_bytes:
             detail = f"the answer would have {size} bytes, the limit is {limits.max_response_bytes}"
             raise SamplingError(Reason.TOO_LARGE, detail, "outputs")

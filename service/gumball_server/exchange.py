@@ -128,6 +128,7 @@ class Exchange:
     async def _answer(self, count: Count, receive: Callable[[], Awaitable[Ask[T]]]) -> T:
         ask = await receive()
         count.started = start = time.perf_counter()
+        self._batcher.check_open()
         request = await asyncio.to_thread(ask.decode) if ask.body_bytes > ask.large_body else ask.decode()
         self._decode_duration.observe(time.perf_counter() - start)
         count.mode = request.mode
@@ -156,6 +157,7 @@ class Exchange:
         """Decode a call and admit it. Once, now or later, its `reply` or `refuse` is called, unless it is abandoned."""
         call.started = started = time.perf_counter()
         try:
+            self._batcher.check_open()
             request, deadline = call.decode()
             self._decode_duration.observe(time.perf_counter() - started)
             call.mode = request.mode

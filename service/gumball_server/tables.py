@@ -1,6 +1,7 @@
 """Requests to the tables that kernels work through, and tables cut for threads to share. Pure functions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from gumball_server.domain import (
     SampleRequest,
     Source,
 )
-from gumball_server.kernels.addresses import address_of
 from gumball_server.kernels.table import PACK, ROW, LogitsType, RowStatus
 
 # A record is larger than a short row: a request of a million rows must not need a table of a million.
@@ -32,9 +32,17 @@ _PER_ROW = ("first_draw", "temperature", "tau", "top_k", "top_p", "min_p")
 Places = list[int]
 
 
+@cache
+def _address_of() -> Callable[[Array], int]:
+    """Compiled on import, and so not imported before `open_worker` has said where to keep it."""
+    from gumball_server.kernels.addresses import address_of
+
+    return address_of
+
+
 def places_of(outputs: dict[Output, Array]) -> Places:
     """Where the arrays of a request start. They must outlive what is drawn into them."""
-    places = [0] * len(_OUTPUTS)
+    address_of, places = _address_of(), [0] * len(_OUTPUTS)
     for output, array in outputs.items():
         places[_POSITION[output]] = address_of(array)
     return places
@@ -98,6 +106,7 @@ def _first_record(request: SampleRequest, places: Places) -> tuple[Any, ...]:
     """The record of row 0, in the order of ROW."""
     if request.rows > 1:
         request = request._replace(**{name: value[0] for name, value in _arrays_of(request) if name != "logits"})
+    address_of = _address_of()
     logits, bias, seeds = request.logits, request.bias, request.seeds
     return (
         address_of(logits if logits.dtype != np.float16 else logits.view(np.uint16)),

@@ -1,8 +1,9 @@
 """JSON bodies of `POST /sample`."""
 
 import re
-from functools import lru_cache
-from typing import Annotated, Any
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Annotated, Any, cast
 
 import msgspec
 import numpy as np
@@ -23,7 +24,6 @@ from gumball_server.domain import (
     invalid,
     unknown_field,
 )
-from gumball_server.kernels.json_numbers import read_numbers
 from gumball_server.validation import draw_seed, sample_request
 from gumball_server.wire import text
 from gumball_server.wire.arrays import to_float32
@@ -97,10 +97,18 @@ def decode(body: bytes) -> SampleRequest:
     return _decode_fast(body) or _decode(body)
 
 
+@cache
+def _kernel() -> Callable[..., tuple[int, ...]]:
+    """Compiled on import, and so not imported before `open_worker` has said where to keep it."""
+    from gumball_server.kernels.json_numbers import read_numbers
+
+    return cast("Callable[..., tuple[int, ...]]", read_numbers)
+
+
 def _decode_fast(body: bytes) -> SampleRequest | None:
     """The request in a body whose numbers the kernel can read; None where the parser has to judge it as a whole."""
     numbers = np.empty(len(body) // 2 + 1, np.float32)
-    start, end, rows, categories, are_probs, seed_start, seed_end, seed = read_numbers(
+    start, end, rows, categories, are_probs, seed_start, seed_end, seed = _kernel()(
         np.frombuffer(body, np.uint8), numbers
     )
     if not end:

@@ -33,3 +33,9 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path):
     file.touch()
     with pytest.raises(OSError, match="file"):
         use_cache(file)
+
+
+def test_a_server_listens_before_it_loads_its_kernels():
+    """Compiling takes half a minute, in which probes are to be answered; what is imported before must not begin it."""
+    check = "import sys, gumball_server.__main__; assert 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True)
