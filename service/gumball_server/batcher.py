@@ -169,13 +169,16 @@ class Batcher:
         self._admit(request, elements)
         self._requests += 1
         self._elements += elements
-        self._metrics.queue_elements.add(count=elements)
         self._idle.clear()
         pending.request, pending.elements = request, elements
         pending.admitted_ns = time.perf_counter_ns()
         if deadline is not None:
             pending.timer = asyncio.get_running_loop().call_at(deadline, self._expire, pending)
-        (self._small if self.draws_at_once(request) else self._large).append(pending)
+        if self.draws_at_once(request):
+            self._small.append(pending)  # and gone before anybody could see it in a gauge
+        else:
+            self._large.append(pending)
+            self._metrics.queue_elements.set(to=self._elements)
         if not self._scheduled:
             self._schedule(self._limits.linger_seconds if not self._handed else 0.0)
 
@@ -247,6 +250,7 @@ class Batcher:
                 self._metrics.dropped.add(pending.unwanted.value)
                 self._release(pending)
             lane.popleft()
+        self._metrics.queue_elements.set(to=self._elements)
         return batch
 
     def _hand_over(self, batch: list[Pending]) -> None:
@@ -290,6 +294,7 @@ class Batcher:
                 if pending.timer is not None:
                     pending.timer.cancel()
                 self._tell(pending, drawn, run)
+        self._metrics.queue_elements.set(to=self._elements)
 
     @staticmethod
     def _tell(pending: Pending, drawn: Drawn, run: Run) -> None:
@@ -322,6 +327,5 @@ class Batcher:
     def _release(self, pending: Pending) -> None:
         self._requests -= 1
         self._elements -= pending.elements
-        self._metrics.queue_elements.add(count=-pending.elements)
         if not self._requests:
             self._idle.set()
