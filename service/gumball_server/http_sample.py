@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -32,7 +32,8 @@ JSON, RAW, NPY = "application/json", "application/octet-stream", "application/x-
 FORMS = (JSON, RAW, NPY)
 PROBLEM = "application/problem+json"
 
-MOST_KNOWN = 1 << 10  # heads that are remembered
+# Heads that are remembered, and how long their values may be: a client must not fill the memory with them.
+MOST_KNOWN, SHORT_BYTES = 1 << 10, 256
 LARGE_RAW_BYTES = 1 << 20  # raw bytes are not parsed, only copied: a tenth of a millisecond
 
 
@@ -96,7 +97,8 @@ class HeadReader:
         form = _form_of_body(given.get(b"content-type", b""))
         accept = b",".join([value for name, value in headers if name == b"accept"])
         body, answer, timeout = self._forms[form], self._forms[_form_of_answer(accept, form)], request_timeout(given)
-        if len(given) == len(headers) and len(self._known) < MOST_KNOWN:
+        is_short = sum(len(value or b"") for value in said) <= SHORT_BYTES
+        if is_short and len(given) == len(headers) and len(self._known) < MOST_KNOWN:
             self._known[said] = body, answer, timeout
         return Head(body, answer, int(length) if length.isdigit() else None, timeout)
 
@@ -163,7 +165,6 @@ def _encode_npy(result: SampleResult) -> Reply:
     return Reply(200, NPY, body, headers)
 
 
-@lru_cache
 def _form_of_body(content_type: bytes) -> str:
     form = content_type.partition(b";")[0].strip().lower().decode("latin-1") or JSON
     if form not in FORMS:
@@ -171,7 +172,6 @@ def _form_of_body(content_type: bytes) -> str:
     return form
 
 
-@lru_cache
 def _form_of_answer(accept: bytes, form_of_body: str) -> str:
     """The form that Accept likes best; among equals, the form of the body."""
     qualities = dict(_media_ranges(accept.decode("latin-1") or "*/*"))

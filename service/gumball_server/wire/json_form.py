@@ -190,23 +190,19 @@ def encode(result: SampleResult) -> bytes:
     else:
         seed = orjson.dumps([str(seed) for seed in request.seeds.tolist()])
     outputs = [array_json(array) for array in result.outputs.values()]
-    tau = request.tau if isinstance(request.tau, float) else tuple(request.taus)
-    answer = _answer(request.rows, request.draws, request.categories, tau, request.outputs, request.seeds is None)
-    return answer % (seed, *outputs, result.queue_ns, result.compute_ns)
+    answer = _answer(request.rows, request.draws, request.categories, request.outputs, request.seeds is None)
+    return answer % (seed, orjson.dumps(request.taus), *outputs, result.queue_ns, result.compute_ns)
 
 
 @lru_cache(1 << 10)
-def _answer(
-    rows: int, draws: int, categories: int, tau: float | tuple[float, ...], outputs: tuple[Output, ...], one_seed: bool
-) -> bytes:
+def _answer(rows: int, draws: int, categories: int, outputs: tuple[Output, ...], one_seed: bool) -> bytes:
     """An answer but for what it was drawn with, what came of it, and how long that took."""
     return (
-        b'{"contract":"%b","%b":%%b,"tau":%b,"shape":{"rows":%d,"draws":%d,"categories":%d},%b,'
+        b'{"contract":"%b","%b":%%b,"tau":%%b,"shape":{"rows":%d,"draws":%d,"categories":%d},%b,'
         b'"timings":{"queue_ns":%%d,"compute_ns":%%d}}'
     ) % (
         contract.VERSION.encode(),
         b"seed" if one_seed else b"seeds",
-        orjson.dumps(tau if isinstance(tau, tuple) else [tau]),
         rows,
         draws,
         categories,

@@ -103,7 +103,7 @@ def timeout(message: pb.SampleRequest) -> float | None:
 def encode(result: SampleResult, request_id: int) -> bytes:
     """The response of a result, to the request with this id."""
     request = result.request
-    message = pb.SampleResponse(id=request_id, seed=request.seed)
+    message = pb.SampleResponse(id=request_id, seed=request.seed, tau=request.taus)
     if request.seeds is not None:
         message.seeds.extend(request.seeds.tolist())
     timings = message.timings
@@ -113,16 +113,14 @@ def encode(result: SampleResult, request_id: int) -> bytes:
         tensor.dtype = _NUMBER_OF_DTYPE[array.dtype]
         tensor.shape.extend(array.shape)
         tensor.data = array.tobytes()
-    tau = request.tau if isinstance(request.tau, float) else tuple(request.taus)
-    return _common(request.rows, request.draws, request.categories, tau) + message.SerializeToString()
+    return _common(request.rows, request.draws, request.categories) + message.SerializeToString()
 
 
 @lru_cache(1 << 10)
-def _common(rows: int, draws: int, categories: int, tau: float | tuple[float, ...]) -> bytes:
+def _common(rows: int, draws: int, categories: int) -> bytes:
     """What responses have in common: a message of more fields is one of these and one of those, in a row."""
     shape = pb.Shape(rows=rows, draws=draws, categories=categories)
-    taus = tau if isinstance(tau, tuple) else [tau]
-    return bytes(pb.SampleResponse(contract=contract.VERSION, tau=taus, shape=shape).SerializeToString())
+    return bytes(pb.SampleResponse(contract=contract.VERSION, shape=shape).SerializeToString())
 
 
 def encode_error(error: SamplingError, request_id: int, retry_after_seconds: float | None) -> bytes:
