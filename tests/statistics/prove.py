@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 
+import decimals
 import distribution
 import independence
 import noise
@@ -20,7 +21,7 @@ def main() -> int:
     told = report(distribution.verdicts()) + report(independence.verdicts())
     if has_dieharder:
         told += report(independence.dieharder_verdicts())
-    told += report(weights.verdicts()) + report(noise.verdicts())
+    told += report(weights.verdicts()) + report(noise.verdicts()) + report(decimals.verdicts())
     print(f"\nWhat was proven, in {time.monotonic() - start:.0f} s:\n")
     for verdict in told:
         print(verdict)

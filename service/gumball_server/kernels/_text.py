@@ -119,6 +119,16 @@ def trailing_zeros(typingctx, x):
 
 
 @intrinsic
+def bits_of(typingctx, x):
+    """The bits of a float32."""
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.uint32(types.float32), codegen
+
+
+@intrinsic
 def as_float64(typingctx, bits):
     """The float64 with these bits."""
 

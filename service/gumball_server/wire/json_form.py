@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -31,11 +31,8 @@ from gumball_server.wire.arrays import to_float32
 Number = float | None
 Row = list[Number]
 
-# The only positive float32 whose shortest decimal does not come back when it is read through a float64, as JSON
-# readers do (found by trying all 2^31).
-_NOT_SHORT, _NOT_SHORT_TEXT = np.uint32(0x15AE43FD), b"7.038531e-26"
-_FEW = 256  # values
-_PIECE = 1 << 13  # values, in a fifth of a millisecond
+_FEW = 64  # values, written sooner than a kernel is called
+_NOT_SHORT = b"7.038531e-26"  # see `json_text`
 
 
 def _about(description: str, *examples: Any, **schema: Any) -> msgspec.Meta:
@@ -98,17 +95,19 @@ def decode(body: bytes) -> SampleRequest:
 
 
 @cache
-def _kernel() -> Callable[..., tuple[int, ...]]:
-    """Compiled on import, and so not imported before `open_worker` has said where to keep it."""
+def _kernels() -> tuple[Callable[..., tuple[int, ...]], Callable[[Array], memoryview]]:
+    """To read and to write; compiled on import, and so not imported before `open_worker` has said where to keep it."""
     from gumball_server.kernels.json_numbers import read_numbers
+    from gumball_server.kernels.json_text import write_array
 
-    return cast("Callable[..., tuple[int, ...]]", read_numbers)
+    return read_numbers, write_array
 
 
 def _decode_fast(body: bytes) -> SampleRequest | None:
     """The request in a body whose numbers the kernel can read; None where the parser has to judge it as a whole."""
+    read_numbers, _ = _kernels()
     numbers = np.empty(len(body) // 2 + 1, np.float32)
-    start, end, rows, categories, are_probs, seed_start, seed_end, seed = _kernel()(
+    start, end, rows, categories, are_probs, seed_start, seed_end, seed = read_numbers(
         np.frombuffer(body, np.uint8), numbers
     )
     if not end:
@@ -303,19 +302,12 @@ def refusal(error: Exception, inside: str = "") -> SamplingError:
     return invalid(inside + path, detail[0].lower() + detail[1:])
 
 
-def array_json(array: Array) -> bytes:
-    """An array as JSON, in decimals that give its bits back. A large one in pieces, between which the GIL is let go."""
-    if array.size <= _PIECE:
-        if array.size > _FEW and (array.view(np.uint32) == _NOT_SHORT).any():
-            array = array.astype(np.float64)
-        text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
-        if array.size <= _FEW and _NOT_SHORT_TEXT in text:  # of few values, this is quicker to tell
-            return orjson.dumps(array.astype(np.float64), option=orjson.OPT_SERIALIZE_NUMPY)
-        return text
-    item = array.size // len(array)
-    if item > _PIECE:
-        pieces = [array_json(part) for part in array]
-    else:
-        step = _PIECE // item
-        pieces = [array_json(array[i : i + step])[1:-1] for i in range(0, len(array), step)]
-    return b"[%b]" % b",".join(pieces)
+def array_json(array: Array) -> bytes | memoryview:
+    """An array of one to three dimensions as JSON, in decimals that give its bits back; a large one without the GIL."""
+    if array.size > _FEW:
+        _, write_array = _kernels()
+        return write_array(array)
+    text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+    if _NOT_SHORT in text:
+        return orjson.dumps(array.astype(np.float64), option=orjson.OPT_SERIALIZE_NUMPY)
+    return text

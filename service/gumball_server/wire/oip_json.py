@@ -93,7 +93,7 @@ class Inference:
                 told["parameters"] = {"binary_data_size": array.nbytes}
                 chunks.append(array.data)
             else:
-                told["data"] = orjson.Fragment(array_json(array.reshape(-1)))
+                told["data"] = orjson.Fragment(bytes(array_json(array.reshape(-1))))
             outputs.append(told)
         answer: dict[str, Any] = {"model_name": oip.MODEL, "model_version": oip.VERSION}
         if self._head.id:
