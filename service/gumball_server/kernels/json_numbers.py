@@ -145,7 +145,8 @@ def read_numbers(body: Any, out: Any) -> Any:
     end = first + body.shape[0]
     numbers = numbers_end = first  # that is, none
     seed_start = seed_end = first
-    rows = categories = are_probs = 0
+    rows = categories = 0
+    are_probs = np.int64(0)
     seed = np.uint64(0)
     nothing = 0, 0, 0, 0, 0, 0, 0, np.int64(0)
     i = _past_blanks(first, end)

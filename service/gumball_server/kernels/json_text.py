@@ -1,9 +1,9 @@
 """Writes arrays as JSON, without the GIL and without objects.
 
 A float32 becomes the shortest decimal that gives its bits back, the nearest to it of those (Giulietti, The Schubfach
-way to render doubles, 2020), in the notation that JSON writers have: 0.00012, 120.0, 1.2e-7, 1.2e+20. One positive float32 has a
-shortest decimal that does not come back when it is read through a float64, as JSON readers do (found by trying all
-2^31); it gets another digit.
+way to render doubles, 2020), in the notation that JSON writers have: 0.00012, 120.0, 1.2e-7, 1.2e+20. One positive
+float32 has a shortest decimal that does not come back when it is read through a float64, as JSON readers do (found by
+trying all 2^31); it gets another digit.
 """
 
 from typing import Any
@@ -49,37 +49,47 @@ _IN_FULL = np.uint64(703853069), np.int64(-34)
 
 
 @njit(**INLINED)
+def _is_less(a, b):
+    """1 if a < b, else 0; of int64 that are not far apart.
+
+    As arithmetic: a comparison becomes a byte of a register whose rest, on some processors, is waited for, and if that is
+    the digits of the number before, numbers are no longer computed side by side.
+    """
+    return np.int64(np.uint64(a - b) >> np.uint64(63))
+
+
+@njit(**INLINED)
 def _to_odd(power, x):
     """The high 64 bits of their product, the last of them set if anything but a little is cut off."""
     high, low = product(power, x)
-    return high | np.uint64(low >> np.uint64(32) > np.uint64(1))
+    return np.int64(high) | _is_less(1, np.int64(low >> np.uint64(32)))
 
 
 @njit(**INLINED)
 def _shortest(bits):
     """The digits and the exponent k of ten, digits * 10^k, of a positive finite float32 that is not zero."""
     fraction, exponent = bits & 0x7FFFFF, bits >> 23
-    c = fraction | (np.int64(exponent != 0) << 23)
-    q = max(exponent, 1) - 150
+    is_normal = _is_less(0, exponent)
+    c = fraction | is_normal << 23
+    q = exponent - is_normal - 149
     # The float is c 2^q. It and the ends of what is rounded to it, in quarters: the lower end is nearer at powers of 2.
-    is_near = np.int64(fraction == 0 and exponent > 1)
+    is_near = _is_less(fraction, 1) & _is_less(1, exponent)
     k = (q * 1262611 - is_near * 524031) >> 22
     power = _POWERS[np.uint64(-k - _LEAST)]
     shift = np.uint64(q + ((-k * 1741647) >> 19) + 1)
-    is_odd = np.uint64(c & 1)  # then the ends themselves are rounded away
+    is_odd = c & 1  # then the ends themselves are rounded away
     lower = _to_odd(power, np.uint64(4 * c - 2 + is_near) << shift) + is_odd
     value = _to_odd(power, np.uint64(4 * c) << shift)
     upper = _to_odd(power, np.uint64(4 * c + 2) << shift) - is_odd
-    four, forty = np.uint64(4), np.uint64(40)
-    digits = value >> np.uint64(2)
-    shorter = digits // np.uint64(10)
-    is_below = np.uint64(lower <= forty * shorter)
-    is_above = np.uint64(forty * shorter + forty <= upper)
-    is_short = np.int64((is_below ^ is_above) & np.uint64(digits >= np.uint64(10)))
-    low, high = np.uint64(lower <= four * digits), np.uint64(four * digits + four <= upper)
-    # An end between, or the nearer one: to even where both are as near.
-    is_up = high if low != high else np.uint64((value & np.uint64(3)) + (digits & np.uint64(1)) > np.uint64(2))
-    return (shorter + is_above if is_short else digits + is_up), k + is_short
+    digits = value >> 2
+    shorter = np.int64(np.uint64(digits) // np.uint64(10))
+    is_out, is_up = _is_less(40 * shorter, lower), 1 - _is_less(upper, 40 * shorter + 40)
+    if is_out == is_up and digits >= 10:  # one of the two that are a digit shorter is between the ends
+        return np.uint64(shorter + is_up), k + 1
+    is_out, is_up = _is_less(4 * digits, lower), 1 - _is_less(upper, 4 * digits + 4)
+    if is_out != is_up:  # both are, or none: the nearer one, to even where both are as near
+        is_up = _is_less(2, (value & 3) + (digits & 1))
+    return np.uint64(digits + is_up), k
 
 
 @njit(**INLINED)
