@@ -52,8 +52,8 @@ _IN_FULL = np.uint64(703853069), np.int64(-34)
 def _is_less(a, b):
     """1 if a < b, else 0; of int64 that are not far apart.
 
-    As arithmetic: a comparison becomes a byte of a register whose rest, on some processors, is waited for, and if that is
-    the digits of the number before, numbers are no longer computed side by side.
+    As arithmetic: a comparison becomes a byte of a register whose rest, on some processors, is waited for, and if that
+    is the digits of the number before, numbers are no longer computed side by side.
     """
     return np.int64(np.uint64(a - b) >> np.uint64(63))
 
