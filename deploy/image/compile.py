@@ -13,7 +13,7 @@ if os.environ["GUMBALL_DEVICE"] == "cuda":  # a GPU there is none, but its modul
     importlib.import_module("gumball_server.cuda_worker")
 
 here = ("--host", "127.0.0.1", "--http-port", "0", "--grpc-port", "0", "--device", "cpu")
-process = subprocess.Popen(["gumball", "serve", *here], stderr=subprocess.PIPE, text=True)
+process = subprocess.Popen([sys.executable, "-m", "gumball_server", *here], stderr=subprocess.PIPE, text=True)
 ready = next((line for line in process.stderr if " ready " in line), "")
 if not ready:
     sys.exit("the service did not start")

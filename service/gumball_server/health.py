@@ -1,7 +1,7 @@
-"""Whether the service of this machine is ready: `python -m gumball_server.health`, for the health check of a container.
+"""Whether the service of this machine is ready, for the health check of a container: `python -m gumball_server.health`.
 
-It takes the settings of `gumball serve`, as flags or from the environment, and asks the admin port, where there is one: a
-service that wants certificates of clients can only be asked there.
+It takes the settings of `gumball serve`, as flags or from the environment, and asks the admin port, where there is one:
+a service that wants certificates of clients can only be asked there.
 """
 
 import http.client
