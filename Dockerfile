@@ -4,7 +4,7 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE} AS base
 ARG DEVICE=cpu
-# What Numba compiles for, in place of the processor it runs on: here x86-64 with AVX2, of any make.
+# What Numba compiles for, whatever processor it finds: x86-64 with AVX2, of any make. ARM needs CPU=generic.
 ARG CPU=x86-64-v3
 ENV PATH=/opt/gumball/bin:$PATH PYTHONPYCACHEPREFIX=/opt/gumball/modules \
     NUMBA_CPU_NAME=$CPU NUMBA_CPU_FEATURES= TRITON_CACHE_DIR=/tmp/triton \
@@ -27,7 +27,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
  && pip --python /opt/gumball/bin/python install --no-cache-dir --no-compile --constraint deploy/image/constraints.txt ".[$extras]" \
  && find /opt/gumball/lib -type d -name tests -prune -exec rm -r {} + \
  && find /opt/gumball -exec touch --no-dereference --date @$SOURCE_DATE_EPOCH {} + \
- && rm -r $PYTHONPYCACHEPREFIX \
+ && rm -rf $PYTHONPYCACHEPREFIX \
  && python deploy/image/compile.py
 
 FROM base
