@@ -11,7 +11,7 @@ ENV PATH=/opt/gumball/bin:$PATH PYTHONPYCACHEPREFIX=/opt/gumball/modules \
     GUMBALL_DEVICE=$DEVICE GUMBALL_CACHE_DIR=/opt/gumball/kernels GUMBALL_HOST=0.0.0.0 GUMBALL_GRACE_SECONDS=5
 
 FROM base AS build
-# All that is installed is as old as this: what is compiled is kept together with the age of its source.
+# The age of all that is installed, which compiled modules hold.
 ARG SOURCE_DATE_EPOCH=1767225600
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./

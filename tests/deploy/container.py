@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,7 +85,15 @@ class Container(Server):
         port = str(free_port())  # its health check knows the variable, not the flag
         options = ("--rm", f"--name={self.name}", *RESTRICTED, f"--env=GUMBALL_HTTP_PORT={port}")
         self.command = ("podman", "--runtime=runc", "run", *options, "--env=GUMBALL_GRACE_SECONDS=1", image)
+        started = time.monotonic()
         super().__init__("--http-port", port)
+        self.ready_seconds = time.monotonic() - started
+
+    @property
+    def processor_seconds(self) -> float:
+        """That its process has used."""
+        times = (self.proc / "stat").read_text().rpartition(")")[2].split()[11:15]
+        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
     @property
     def proc(self) -> Path:

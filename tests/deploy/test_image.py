@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,8 +13,9 @@ from gumball.vectors import VECTORS
 from live_prometheus import until
 
 MOST_BYTES = 700e6
-# Of some starts one is undisturbed, on a machine that does other things as well. Compiling takes half a minute.
-READY_SECONDS, STARTS = 3.0, 5
+# What a start uses, and so takes where nothing else runs; how long it takes depends on what else does. Compiling the
+# kernels would take half a minute of either.
+USED_SECONDS, READY_SECONDS = 3.0, 10.0
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +40,13 @@ def test_it_is_small(image, capsys):
     assert size <= MOST_BYTES
 
 
-def test_it_starts_quickly(image, capsys):
-    """From the command that runs it to ready, in one of some starts."""
-    for _ in range(STARTS):
-        started = time.monotonic()
-        container = Container(image)
-        seconds = time.monotonic() - started
-        container.stop()
-        with capsys.disabled():
-            print(f"\nimage: ready after {seconds:.1f} s")
-        if seconds < READY_SECONDS:
-            return
-    pytest.fail(f"no start of {STARTS} took less than {READY_SECONDS} s")
+def test_it_starts_quickly(container, capsys):
+    """Ready soon after the command that runs it, with what an undisturbed machine does in three seconds."""
+    used = container.processor_seconds
+    with capsys.disabled():
+        print(f"\nimage: ready after {container.ready_seconds:.1f} s, {used:.1f} s of processor time")
+    assert used < USED_SECONDS
+    assert container.ready_seconds < READY_SECONDS
 
 
 def test_it_may_do_nothing(container):
