@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
@@ -47,22 +48,29 @@ def podman(*arguments: str | Path) -> str:
 
 
 @contextmanager
-def built(folder: Path) -> Iterator[str]:
+def built() -> Iterator[str]:
     """The name of an image of this tree, for as long as the block lasts."""
     name, base = (f"localhost/gumball-{part}:{uuid4()}" for part in ("test", "base"))
+    try:
+        with TemporaryDirectory(prefix="gumball-") as folder:
+            build(name, base, Path(folder))
+        yield name
+    finally:
+        podman("rmi", "--force", name, base)
+
+
+def build(name: str, base: str, folder: Path) -> None:
     wheels, root, pip_conf = folder / "wheels", folder / "root.tar", folder / "pip.conf"
     pip_conf.write_text(PIP_CONF)
     with subprocess.Popen(["mmdebstrap", "--quiet", *BASE, root]) as making_root:
         download_wheels(wheels)
     assert making_root.returncode == 0
     podman("import", "--quiet", root, base)
-    try:
-        build(
-            name, f"--build-arg=BASE={base}", f"--volume={wheels}:{WHEELS}:ro", f"--secret=id=pip.conf,src={pip_conf}"
-        )
-        yield name
-    finally:
-        podman("rmi", "--force", name, base)
+    flags = (
+        *("--isolation=chroot", "--network=host", "--pull-never", "--layers=false", f"--build-arg=BASE={base}"),
+        *(f"--volume={wheels}:{WHEELS}:ro", f"--secret=id=pip.conf,src={pip_conf}"),
+    )
+    subprocess.run(["make", "image", "ENGINE=podman", f"TAG={name}", f"ARGS={' '.join(flags)}"], cwd=ROOT, check=True)
 
 
 def download_wheels(folder: Path) -> None:
@@ -70,11 +78,6 @@ def download_wheels(folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", f"--python-version={BASE_PYTHON}"]
     pins = ROOT / "deploy/image/constraints.txt"
     subprocess.run([*pip, "--dest", folder, "--requirement", pins, "hatchling"], check=True)
-
-
-def build(name: str, *arguments: str) -> None:
-    flags = ("--isolation=chroot", "--network=host", "--pull-never", "--layers=false", *arguments)
-    subprocess.run(["make", "image", "ENGINE=podman", f"TAG={name}", f"ARGS={' '.join(flags)}"], cwd=ROOT, check=True)
 
 
 class Container(Server):

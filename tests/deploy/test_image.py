@@ -19,9 +19,9 @@ USED_SECONDS, READY_SECONDS = 3.0, 10.0
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory) -> Iterator[str]:
+def image() -> Iterator[str]:
     need_tools()
-    with built(tmp_path_factory.mktemp("image")) as name:
+    with built() as name:
         yield name
 
 
