@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?= tests
 ARGS ?=
 
-.PHONY: serve test check format generate manifests picture sizing bench bench-kernels compare prove gpu clean
+.PHONY: serve test check format generate manifests image pins picture sizing bench bench-kernels compare prove gpu clean
 
 serve: $(VENV)/.server  ## run the service here; ARGS="--http-port 9000" for flags
 	$(BIN)/gumball serve $(ARGS)
@@ -36,6 +36,16 @@ generate: $(VENV)/.test  ## Python stubs and descriptors from the message defini
 
 manifests: $(VENV)/.test $(BIN)/helm  ## the chart's schema of settings, deploy/gumball.yaml and the dashboard
 	$(BIN)/python deploy/generate.py
+
+# Podman builds in the format of Docker, which has health checks.
+ENGINE ?= $(firstword $(notdir $(shell command -v podman docker)))
+DEVICE ?= cpu
+TAG ?= gumball:0.1.0
+image:  ## the container image, by Podman or Docker; DEVICE=cuda for GPUs
+	BUILDAH_FORMAT=docker $(ENGINE) build --build-arg DEVICE=$(DEVICE) --tag $(TAG) $(ARGS) .
+
+pins: $(VENV)/.python  ## the newest versions for the image, deploy/image/constraints.txt
+	$(BIN)/python deploy/image/pin.py
 
 picture: $(VENV)/.test  ## the dashboard drawn from a live Prometheus, deploy/grafana/dashboard.png
 	$(BIN)/python -m pip install --quiet matplotlib

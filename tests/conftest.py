@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,12 @@ START_SECONDS = 120
 class Server:
     """A `gumball_server` process of our own."""
 
+    command: Sequence[str | Path] = (sys.executable, "-m", "gumball_server")
+
     def __init__(self, *flags: str, environment: dict[str, str] | None = None) -> None:
         arguments = ("--http-port", "0", "--grpc-port", "0", *flags)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gumball_server", *arguments],
+            [*self.command, *arguments],
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | (environment or {}),
