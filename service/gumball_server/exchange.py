@@ -54,14 +54,15 @@ class Count:
 
 
 class Call(Pending, Generic[T]):
-    """A request that needs no coroutine, since it is small enough to be read on the event loop."""
+    """A request that needs no coroutine."""
 
-    __slots__ = ("abandoned", "exchange", "large_answer", "mode", "started")
+    __slots__ = ("abandoned", "exchange", "has_large_body", "large_answer", "mode", "started")
 
-    def __init__(self, exchange: "Exchange", large_answer: int) -> None:
+    def __init__(self, exchange: "Exchange", large_answer: int, has_large_body: bool = False) -> None:
         super().__init__()
         self.exchange = exchange
-        self.large_answer = large_answer  # bytes; above as many, `encode` gets a thread
+        self.has_large_body = has_large_body  # then `decode` gets a thread
+        self.large_answer = large_answer  # bytes; above as many, `encode` gets one
         self.mode: Mode | None = None
         self.started = time.perf_counter()
         self.abandoned = False
@@ -98,7 +99,7 @@ class Exchange:
         self._answering = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._writing: set[asyncio.Task[None]] = set()  # the loop keeps only weak references
+        self._in_threads: set[asyncio.Task[None]] = set()  # the loop keeps only weak references
 
     async def idle(self) -> None:
         """Return once every request that was received is answered."""
@@ -155,13 +156,13 @@ class Exchange:
 
     def begin(self, call: Call[T]) -> None:
         """Decode a call and admit it. Once, now or later, its `reply` or `refuse` is called, unless it is abandoned."""
-        call.started = started = time.perf_counter()
+        call.started = time.perf_counter()
         try:
             self._batcher.check_open()
-            request, deadline = call.decode()
-            self._decode_duration.observe(time.perf_counter() - started)
-            call.mode = request.mode
-            self._batcher.submit(call, request, deadline)
+            if call.has_large_body:
+                self._spawn(self._decode_in_thread(call))
+            else:
+                self._submit(call, *call.decode())
         except Exception as error:
             self._refuse(call, error)
 
@@ -176,9 +177,7 @@ class Exchange:
         if isinstance(outcome, SamplingError):
             self._refuse(call, outcome)
         elif outcome.request.result_bytes > call.large_answer:
-            writing = asyncio.ensure_future(self._encode_in_thread(call, outcome))
-            self._writing.add(writing)
-            writing.add_done_callback(self._writing.discard)
+            self._spawn(self._encode_in_thread(call, outcome))
         else:
             start = time.perf_counter()
             try:
@@ -187,6 +186,24 @@ class Exchange:
                 self._refuse(call, defect)
             else:
                 self._reply(call, answer, start)
+
+    def _submit(self, call: Call[T], request: SampleRequest, deadline: float | None) -> None:
+        self._decode_duration.observe(time.perf_counter() - call.started)
+        call.mode = request.mode
+        self._batcher.submit(call, request, deadline)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._in_threads.add(task)
+        task.add_done_callback(self._in_threads.discard)
+
+    async def _decode_in_thread(self, call: Call[T]) -> None:
+        try:
+            decoded = await asyncio.to_thread(call.decode)
+            if not call.abandoned:
+                self._submit(call, *decoded)
+        except Exception as error:
+            self._refuse(call, error)
 
     async def _encode_in_thread(self, call: Call[T], result: SampleResult) -> None:
         start = time.perf_counter()

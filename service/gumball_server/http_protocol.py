@@ -1,8 +1,8 @@
-"""The hot path of HTTP: small `POST /sample` requests from the parser to the batcher and back, past ASGI.
+"""The hot path of HTTP: `POST /sample` requests from the parser to the batcher and back, past ASGI.
 
 An ASGI server makes a scope, a task, two queues of messages and two writes of each request; that costs more than
 sampling does. Here, a request whose headers say that it is a plain one and how long its body is becomes a `Call`, its
-answer one write. Everything else (chunked or large bodies, Expect, pipelined requests, other paths) goes on to ASGI.
+answer one write. Everything else (chunked bodies, Expect, pipelined requests, other paths) goes on to ASGI.
 """
 
 from collections.abc import Sequence
@@ -33,14 +33,14 @@ _NOBODY = _Nobody()
 
 
 class SampleCall(Call[Reply]):
-    """A small request, in the place that uvicorn has for the request at hand (its RequestResponseCycle)."""
+    """A request in the place that uvicorn has for the one at hand (its RequestResponseCycle)."""
 
     __slots__ = ("_arrived", "_head", "_protocol", "body", "disconnected", "keep_alive", "response_complete")
 
     message_event = _NOBODY
 
     def __init__(self, exchange: Exchange, protocol: "SampleProtocol", head: Head, keep_alive: bool) -> None:
-        super().__init__(exchange, head.answer.large)
+        super().__init__(exchange, head.answer.large, (head.content_length or 0) > head.body.large)
         self._protocol = protocol
         self._head = head
         self._arrived = protocol.loop.time()
@@ -65,7 +65,7 @@ class SampleCall(Call[Reply]):
 
 
 class SampleProtocol(HttpToolsProtocol):
-    """Uvicorn's HTTP/1.1 protocol, with the short cut for small requests."""
+    """Uvicorn's HTTP/1.1 protocol, with the short cut for plain requests."""
 
     def __init__(
         self, exchange: Exchange, heads: HeadReader, has_cors: bool, tokens: Tokens | None, **of_uvicorn: Any
@@ -107,7 +107,7 @@ class SampleProtocol(HttpToolsProtocol):
             head = self._heads.read(self.headers)
         except SamplingError:
             return None  # to be refused where bodies of any length are discarded
-        return head if head.content_length and head.content_length <= head.body.large else None
+        return head if head.content_length else None
 
     def on_body(self, body: bytes) -> None:
         if self._call is not None and self._call is self.cycle:

@@ -134,6 +134,34 @@ def test_an_error_is_the_same_however_it_was_asked_for(connection, server, way, 
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+LONG = [round(0.25 * (i % 37), 2) for i in range(40_000)]  # parsed in a thread
+
+
+@pytest.mark.parametrize("way", ["short", "a chunked body"])
+def test_a_long_body_is_answered_on_either_route(connection: Connection, way: str):
+    """And its errors name the field as ever, and the connection serves on."""
+    connection.send(WAYS[way](json.dumps({"logits": LONG, "seed": 3}).encode()))
+    assert connection.receive().index == [[int(contract.hard(np.array(LONG, np.float32), 3, 0, 0)[0])]]
+    connection.send(WAYS[way](json.dumps({"logits": [LONG, [1.0]]}).encode()))
+    answer = connection.receive()
+    assert (answer.status, json.loads(answer.body)["field"]) == (422, "logits[1]")
+    connection.send(WAYS[way](json.dumps({"logits": LONG})[:-1].encode()))
+    assert connection.receive().status == 400
+    connection.send(WAYS[way](body_of(1)))
+    assert connection.receive().index == index_of(1)
+
+
+@pytest.mark.parametrize("way", ["short", "a chunked body"])
+def test_a_client_that_leaves_while_its_long_body_is_parsed_is_counted_once(server, way: str):
+    """Whether that was noticed in time or not."""
+    before = sum(counted(server).values())
+    for _ in range(5):
+        with closing(Connection(server)) as leaver:
+            leaver.send(WAYS[way](json.dumps({"logits": LONG, "seed": 3}).encode()))
+    until(lambda: sum(counted(server).values()) == before + 5)
+    assert "gumball_inflight_requests 0.0" in httpx.get(f"{server.http}/metrics").text
+
+
 def test_requests_that_arrive_in_one_piece_are_answered_in_order(connection: Connection):
     """Pipelined ones, short and long and of other paths, of which the first takes longest."""
     slow = json.dumps({"logits": [[0.0] * 4096] * 8, "seed": 1, "draws": 50}).encode()
