@@ -138,7 +138,7 @@ async def test_a_name_that_stands_for_more_and_for_fewer(replicas):
 
     def client(way: str) -> Balancer:
         def connect(place: Place) -> Service:
-            return over[way](place.address, {}, certificates=Certificates(None, None, None), authority=place.name)
+            return over[way](place.address, {}, certificates=Certificates(), authority=place.name)
 
         return Balancer([f"{way}://gumball.test:{ports[way]}"], connect, retries=3, resolve=resolve)
 
