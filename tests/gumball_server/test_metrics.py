@@ -44,6 +44,11 @@ METRICS = {
     "gumball_inflight_requests": ("gauge", set()),
     "gumball_build_info": ("gauge", {"version", "contract"}),
     "gumball_worker_up": ("gauge", {"device"}),
+    "process_cpu_seconds": ("counter", set()),
+    "process_resident_memory_bytes": ("gauge", set()),
+    "process_open_fds": ("gauge", set()),
+    "process_max_fds": ("gauge", set()),
+    "process_start_time_seconds": ("gauge", set()),
 }
 
 
@@ -243,7 +248,7 @@ def test_buckets_are_cumulative_and_end_with_the_count(metrics):
 
 def test_durations_have_buckets_from_50_microseconds(metrics):
     """Fine enough for a lone request, wide enough for a bad day."""
-    for name in (name for name in METRICS if name.endswith("_seconds")):
+    for name in (name for name in METRICS if name.endswith("_duration_seconds")):
         bounds = [float(sample.labels["le"]) for sample in metrics[name].samples if "le" in sample.labels]
         assert min(bounds) == 50e-6
         assert max(bound for bound in bounds if bound < float("inf")) >= 20
