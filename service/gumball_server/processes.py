@@ -1,4 +1,4 @@
-"""What Linux knows of the server's processes: their time, memory and files, under the names that Prometheus has for one.
+"""What Linux knows of the server's processes: their time, memory and files, as Prometheus names them for one.
 
 Several processes (front ends, their supervisor) are told as one server, by whichever of them is asked. Their times are
 added up with the times of those that have ended, which the kernel keeps with the parent, so that the counter goes on
@@ -43,7 +43,9 @@ class Processes(Collector):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._root = os.getpid()
-        self._start_seconds = _start_seconds(self._root)  # not each time: the kernel's own second is not always the same
+        self._start_seconds = _start_seconds(
+            self._root
+        )  # not each time: the kernel's own second is not always the same
         self._reading: Reading | None = None
         registry.register(self)
 
@@ -61,12 +63,16 @@ class Processes(Collector):
             return
         yield CounterMetricFamily("process_cpu_seconds", "Processor time of all processes", reading.cpu_seconds)
         yield GaugeMetricFamily(
-            "process_resident_memory_bytes", "Memory of all processes; what they share counts once", reading.memory_bytes
+            "process_resident_memory_bytes",
+            "Memory of all processes; what they share counts once",
+            reading.memory_bytes,
         )
         yield GaugeMetricFamily("process_open_fds", "Open files of the process that has most", reading.open_files)
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         yield GaugeMetricFamily("process_max_fds", "Files that each process may have open", limit)
-        yield GaugeMetricFamily("process_start_time_seconds", "Unix time at which the server started", self._start_seconds)
+        yield GaugeMetricFamily(
+            "process_start_time_seconds", "Unix time at which the server started", self._start_seconds
+        )
 
 
 def _settled(root: int) -> list[Process]:

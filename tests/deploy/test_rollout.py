@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -18,12 +17,8 @@ import pytest
 import yaml
 from conftest import Server
 from gumball import AsyncClient, Client
-from gumball._balancer import Balancer, Service
-from gumball._credentials import Certificates
-from gumball._grpc import GRPCService
-from gumball._http import HTTPService
-from gumball._places import Place
 from live_prometheus import free_port, until
+from named_services import balancer_of
 from prometheus_client.parser import text_string_to_metric_families
 from traffic import TIMEOUT, Call, mixed, over_balancer, over_binary, over_client, over_grpc, over_json, traffic
 
@@ -119,10 +114,7 @@ async def test_round_robin(replicas):
 async def test_a_name_that_stands_for_more_and_for_fewer(replicas):
     """As that of a headless Service does, whose replica is there before its address is, and goes after it."""
     known = [replica.host for replica in replicas[:2]]
-
-    async def resolve(host: str, port: int | None) -> Sequence[str]:
-        assert host == "gumball.test"
-        return known
+    ports = replicas[0].ports
 
     def grow_and_shrink() -> None:
         until(lambda: are_even(replicas[:2]), SHARE_SECONDS)
@@ -133,16 +125,9 @@ async def test_a_name_that_stands_for_more_and_for_fewer(replicas):
         until(lambda: are_even(replicas[1:]), SHARE_SECONDS)
         replicas[0].start()
 
-    ports = replicas[0].ports
-    over = {"grpc": GRPCService, "http": partial(HTTPService, transport=None)}
-
-    def client(way: str) -> Balancer:
-        def connect(place: Place) -> Service:
-            return over[way](place.address, {}, certificates=Certificates(), authority=place.name)
-
-        return Balancer([f"{way}://gumball.test:{ports[way]}"], connect, retries=3, resolve=resolve)
-
-    clients = {client("grpc"): 3, client("http"): 1}
+    clients = {
+        balancer_of(f"{way}://gumball.test:{ports[way]}", known): part for way, part in (("grpc", 3), ("http", 1))
+    }
     calls = [call for each, part in clients.items() for call in mixed(over_balancer, each, part)]
     await assert_unnoticed(calls, grow_and_shrink)
     for each in clients:
@@ -192,7 +177,9 @@ def proxy(replicas, tmp_path) -> Iterator[str]:
 async def test_behind_a_proxy(replicas, proxy):
     """JSON, bytes and gRPC through the Envoy of the examples, by clients that know nothing of more tries."""
     timeout = aiohttp.ClientTimeout(TIMEOUT)
-    async with aiohttp.ClientSession(f"http://{proxy}", timeout=timeout) as session:
-        async with grpc.aio.insecure_channel(proxy, [("grpc.enable_retries", 0)]) as channel:
-            calls = mixed(over_json, session, 5) + mixed(over_binary, session, 5) + mixed(over_grpc, channel, 5)
-            await assert_unnoticed(calls, lambda: replace_all_and_kill_one(replicas))
+    async with (
+        aiohttp.ClientSession(f"http://{proxy}", timeout=timeout) as session,
+        grpc.aio.insecure_channel(proxy, [("grpc.enable_retries", 0)]) as channel,
+    ):
+        calls = mixed(over_json, session, 5) + mixed(over_binary, session, 5) + mixed(over_grpc, channel, 5)
+        await assert_unnoticed(calls, lambda: replace_all_and_kill_one(replicas))

@@ -17,10 +17,10 @@ import grpc
 import numpy as np
 from gumball import AsyncClient, Client, Sample
 from gumball._balancer import Balancer
-from gumball._codec import SampleRequest
 from gumball.v1 import sampling_pb2 as pb
 from gumball.v1 import sampling_pb2_grpc
 from load import MODES, logits
+from named_services import request_of
 
 SMALL = ((1, 10), (4, 1000))
 LARGE = ((1, 32_000), (16, 32_000))  # 128 KB and 2 MB
@@ -85,8 +85,7 @@ def over_client(client: AsyncClient | Client, mode: str, shape: tuple[int, int])
 
 def over_balancer(balancer: Balancer, mode: str, shape: tuple[int, int]) -> Call:
     """By the inside of our own client."""
-    nothing = {"seeds": None, "draws": 1, "first_draw": 0, "first_row": 0, "outputs": None}
-    request = SampleRequest.of(logits(shape), mode=mode, tau=None, temperature=1.0, seed=SEED, **nothing)
+    request = request_of(logits(shape), mode, SEED)
 
     async def call() -> list[bytes]:
         return drawn(await balancer.sample(request, TIMEOUT))

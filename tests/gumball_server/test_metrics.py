@@ -318,9 +318,9 @@ def test_gauges_show_what_is_under_way_and_drops_are_counted(own_server, http, l
         until(lambda: now(http, "gumball_queue_elements")[()] == 400_020 << 14)
         assert now(http, "gumball_inflight_requests")[()] == 3
         left.cancel()
-        late = sample(quick, timeout=0.05)
+        late = sample(quick, timeout=1)  # time enough to be admitted on a machine that is busy
         assert late.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert not computed[0].done(), "the machine was too fast for this test"
+        assert not computed[1].done(), "the machine was too fast for this test"
         assert [call.exception() for call in computed] == [None, None]
     until(lambda: now(http, "gumball_queue_elements")[()] == 0)
     assert now(http, "gumball_dropped", "_total") == {("cancelled",): 1, ("deadline",): 1}
