@@ -89,7 +89,6 @@ async def assert_unnoticed(calls: list[Call], events: Callable[[], None]) -> Non
     """Of the calls during the events, whatever they are, none fails."""
     async with traffic(calls, REQUESTS) as outcome:
         await asyncio.to_thread(events)
-    print(outcome)
     outcome.assert_no_call_failed()
 
 

@@ -245,12 +245,14 @@ class HTTPService:
         if socket and transport is None:
             transport = httpx.AsyncHTTPTransport(uds=socket, limits=_LIMITS)
         verify = certificates.context() if certificates else _usual_authorities()
-        named = {"host": authority} if authority else {}
         self._client = httpx.AsyncClient(
-            base_url=url, headers={**named, **headers}, limits=_LIMITS, transport=transport, verify=verify
+            base_url=url, headers=headers, limits=_LIMITS, transport=transport, verify=verify
         )
         # By what name the service must be known: the address may be one of several that the name stands for.
-        self._extensions = {"sni_hostname": urlsplit(f"//{authority}").hostname} if authority else {}
+        self._extensions: dict[str, Any] = {}
+        if authority:
+            self._client.headers.setdefault("host", authority)
+            self._extensions["sni_hostname"] = urlsplit(f"//{authority}").hostname
 
     def sample(self, request: SampleRequest, timeout: float | None) -> Awaitable[Sample]:
         return self._send(sample_call(request, timeout))
