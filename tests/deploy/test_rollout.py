@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -124,13 +125,13 @@ async def test_a_name_that_stands_for_more_and_for_fewer(replicas):
         until(lambda: are_even(replicas[1:]), SHARE_SECONDS)
         replicas[0].start()
 
-    clients = {
-        balancer_of(f"{way}://gumball.test:{ports[way]}", known): part for way, part in (("grpc", 3), ("http", 1))
-    }
-    calls = [call for each, part in clients.items() for call in mixed(over_balancer, each, part)]
-    await assert_unnoticed(calls, grow_and_shrink)
-    for each in clients:
-        await each.close()
+    async with AsyncExitStack() as stack:
+        calls: list[Call] = []
+        for way, part in (("grpc", 3), ("http", 1)):
+            balancer = balancer_of(f"{way}://gumball.test:{ports[way]}", known)
+            stack.push_async_callback(balancer.close)
+            calls += mixed(over_balancer, balancer, part)
+        await assert_unnoticed(calls, grow_and_shrink)
 
 
 def configuration(replicas: list[Replica], port: int, admin: int) -> str:

