@@ -156,6 +156,23 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "percentunit",
         ),
         Panel(
+            "Processor",
+            "Cores that a replica keeps busy, all its processes together.",
+            (Query(rate("process_cpu_seconds_total", "instance"), "{{instance}}"),),
+        ),
+        Panel(
+            "Memory",
+            "Resident, of all processes of a replica together.",
+            (Query(f"process_resident_memory_bytes{OF}", "{{instance}}"),),
+            "bytes",
+        ),
+        Panel(
+            "Open files",
+            "Connections, for the most part, of what a process may have; at 1 it accepts no more.",
+            (Query(f"process_open_fds{OF} / process_max_fds{OF}", "{{instance}}"),),
+            "percentunit",
+        ),
+        Panel(
             "Workers that can compute",
             "1 for each replica that is ready.",
             (Query(f"gumball_worker_up{OF}", "{{instance}} {{device}}"),),

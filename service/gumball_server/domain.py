@@ -80,6 +80,11 @@ class SamplingError(Exception):
         self.detail = detail
         self.field = field
 
+    @property
+    def retry_seconds(self) -> int | None:
+        """How long to wait before trying again, where that may help."""
+        return 1 if self.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE) else None
+
 
 class MalformedError(SamplingError):
     """The body does not parse, so that no field of it can be judged."""

@@ -19,7 +19,7 @@ from gumball.v1 import sampling_pb2 as pb
 from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleResult, SamplingError
 from gumball_server.exchange import LARGE_BYTES, Ask, Call, Exchange
 from gumball_server.grpc_asgi import Check, GrpcApplication
-from gumball_server.grpc_stream import Streams, deadline_of, retry_seconds
+from gumball_server.grpc_stream import Streams, deadline_of
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
 from gumball_server.settings import Settings
@@ -262,8 +262,8 @@ def _details(error: SamplingError) -> Status:
     status = Status(code=STATUS[error.reason].value[0], message=str(error)[:MESSAGE_CHARACTERS])
     metadata = {"field": error.field[:MESSAGE_CHARACTERS]} if error.field else {}
     status.details.add().Pack(ErrorInfo(reason=error.reason.value, domain="gumball", metadata=metadata))
-    if (seconds := retry_seconds(error)) is not None:
-        status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=seconds)))
+    if error.retry_seconds is not None:
+        status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=error.retry_seconds)))
     return status
 
 

@@ -20,7 +20,6 @@ from gumball_server.exchange import LARGE_BYTES, Call, Exchange
 from gumball_server.security import Tokens
 from gumball_server.wire import message
 
-RETRY_SECONDS = 1
 # A stream is not read on while it has so many requests unanswered, or so many bytes of answers that the client has not
 # taken yet. What it sends meanwhile waits in its own buffers.
 MAX_UNANSWERED = 1024
@@ -84,7 +83,7 @@ class StreamCall(Call[bytes]):
         self.stream.answer(self, answer)
 
     def refuse(self, error: SamplingError) -> None:
-        self.stream.answer(self, message.encode_error(error, self.message.id, retry_seconds(error)))
+        self.stream.answer(self, message.encode_error(error, self.message.id, error.retry_seconds))
 
 
 def deadline_of(request: pb.SampleRequest, remaining: float | None = None) -> float | None:
@@ -92,11 +91,6 @@ def deadline_of(request: pb.SampleRequest, remaining: float | None = None) -> fl
     if (timeout := message.timeout(request)) is not None:
         remaining = timeout if remaining is None else min(timeout, remaining)
     return None if remaining is None else asyncio.get_running_loop().time() + remaining
-
-
-def retry_seconds(error: SamplingError) -> int | None:
-    """How long to wait before trying again, where that may help."""
-    return RETRY_SECONDS if error.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE) else None
 
 
 class Stream:

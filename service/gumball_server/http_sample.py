@@ -26,7 +26,6 @@ STATUS = {
     Reason.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
     Reason.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
-RETRY_SECONDS = 1
 
 JSON, RAW, NPY = "application/json", "application/octet-stream", "application/x-npy"
 FORMS = (JSON, RAW, NPY)
@@ -135,8 +134,8 @@ def problem(error: SamplingError) -> Reply:
     if error.field:
         body["field"] = error.field
     headers = None
-    if error.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE):
-        headers = {"retry-after": str(RETRY_SECONDS)}
+    if error.retry_seconds is not None:
+        headers = {"retry-after": str(error.retry_seconds)}
     elif error.reason is Reason.METHOD:
         headers = {"allow": "POST"}
     elif error.reason is Reason.UNAUTHENTICATED:

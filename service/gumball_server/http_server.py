@@ -123,6 +123,7 @@ def create_admin_app(metrics: Metrics, lifecycle: Lifecycle, info: Info) -> Fast
 
     @app.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
     async def get_metrics() -> Response:
+        await asyncio.to_thread(metrics.processes.read)
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)

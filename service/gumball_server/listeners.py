@@ -152,7 +152,7 @@ async def listen(
         grpc_server, port = _aio(settings, server, certificates)
     else:
         application = create_application(*handlers, guard_of_grpc and guard_of_grpc.check)
-        grpc_server, port = _h2corn(settings, application)
+        grpc_server, port = _h2corn(settings, application, certificates)
     addresses["grpc"] = f"{host}:{port}"
     if settings.grpc_uds:
         addresses["grpc_uds"] = settings.grpc_uds
@@ -175,7 +175,9 @@ def _aio(settings: Settings, server: Any, certificates: Certificates | None) -> 
     return server, port
 
 
-def _h2corn(settings: Settings, application: GrpcApplication) -> tuple[GrpcServer, int]:
+def _h2corn(
+    settings: Settings, application: GrpcApplication, certificates: Certificates | None
+) -> tuple[GrpcServer, int]:
     """The server of the extra `h2corn` with its addresses, and its port."""
     try:
         from gumball_server.h2corn_server import H2cornServer
@@ -185,7 +187,7 @@ def _h2corn(settings: Settings, application: GrpcApplication) -> tuple[GrpcServe
     port = sockets[0].getsockname()[1]
     if settings.grpc_uds:
         sockets.append(_unix(settings.grpc_uds))
-    return H2cornServer(application, sockets, KEEP_ALIVE_SECONDS, settings.drain_seconds), port
+    return H2cornServer(application, sockets, certificates, KEEP_ALIVE_SECONDS, settings.drain_seconds), port
 
 
 def _in_url(host: str) -> str:

@@ -8,6 +8,7 @@ from gumball import contract
 from prometheus_client import CollectorRegistry
 
 from gumball_server.domain import Mode, Reason
+from gumball_server.processes import Processes
 from gumball_server.series import Counter, Gauge, Histogram, Labels, Memory, Region
 
 
@@ -43,7 +44,7 @@ DROPS = tuple(drop.value for drop in Drop)
 class Metrics:
     """The metrics of one server, in a registry of its own. They belong to the thread of the event loop.
 
-    Several processes that are one server each have their own of a common memory.
+    Several processes that are one server each have their own of a common memory, all made in the first of them.
     """
 
     def __init__(self, version: str, memory: Memory | None = None, process: int = 0) -> None:
@@ -83,7 +84,8 @@ class Metrics:
         self.queue_elements = self._gauge("queue_elements", "Rows x draws x categories admitted and not yet finished")
         self.queue_limit_elements = self._gauge("queue_limit_elements", "Of gumball_queue_elements: more is refused")
         self.queue_limit_requests = self._gauge("queue_limit_requests", "Requests admitted at once: more are refused")
-        # Of the process.
+        # Of the processes.
+        self.processes = Processes(self.registry)
         self.worker_up = self._gauge("worker_up", "1 while every worker can compute", {"device": DEVICES}, min)
         build_info = prometheus_client.Gauge(
             "gumball_build_info",

@@ -8,6 +8,7 @@ import logging
 import re
 import ssl
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -26,12 +27,17 @@ class FromFiles(ABC):
 
     def __init__(self, *paths: str) -> None:
         self._paths = paths
+        self._listeners: list[Callable[[], None]] = []
         self._seen = self._signature()
         self.load()
 
     @abstractmethod
     def load(self) -> None:
         """Make it of the files, or raise SettingsError and leave what there is."""
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` each time that it was made anew."""
+        self._listeners.append(listener)
 
     def renew(self) -> None:
         """Load again if the files have changed. What cannot be loaded is logged, and what was there stays in use."""
@@ -45,6 +51,8 @@ class FromFiles(ABC):
             log.error("%s; what was read before stays in use", error)  # noqa: TRY400 - says all
         else:
             log.info("read anew: %s", ", ".join(self._paths))
+            for listener in self._listeners:
+                listener()
 
     def _signature(self) -> list[tuple[int, int, int] | None]:
         return [_signature(path) for path in self._paths]
@@ -70,7 +78,7 @@ class Certificates(FromFiles):
     """The service's certificate and key, and the authority of its clients' certificates, if they must have one."""
 
     def __init__(self, cert: str, key: str, client_ca: str) -> None:
-        self._cert, self._key, self._client_ca = cert, key, client_ca
+        self.cert, self.key, self.client_ca = cert, key, client_ca
         super().__init__(*filter(None, (cert, key, client_ca)))
         self.context = self._latest
         # Each handshake goes on with the context of the day: to one in use, authorities could only be added.
@@ -78,9 +86,9 @@ class Certificates(FromFiles):
 
     def load(self) -> None:
         pem = Pem(
-            _read("tls_cert", self._cert),
-            _read("tls_key", self._key),
-            _read("tls_client_ca", self._client_ca) if self._client_ca else None,
+            _read("tls_cert", self.cert),
+            _read("tls_key", self.key),
+            _read("tls_client_ca", self.client_ca) if self.client_ca else None,
         )
         self._latest, self.pem = self._context(pem.client_ca), pem
 
@@ -88,7 +96,7 @@ class Certificates(FromFiles):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            context.load_cert_chain(self._cert, self._key, _no_password)
+            context.load_cert_chain(self.cert, self.key, _no_password)
         except OSError as error:
             raise SettingsError(f"tls_cert, tls_key: {error}") from None
         if client_ca is not None:

@@ -78,8 +78,6 @@ class Settings:
             raise SettingsError("tls_client_ca: must have a tls_cert")
         if self.grpc_engine not in ("aio", "h2corn"):
             raise SettingsError(f"grpc_engine: must be aio or h2corn, is {self.grpc_engine!r}")
-        if self.grpc_engine == "h2corn" and self.tls_cert:
-            raise SettingsError("tls_cert: must not be given with grpc_engine h2corn, which is served without TLS")
         if self.grpc_engine == "h2corn" and self.grpc_max_connection_age_seconds:
             raise SettingsError("grpc_max_connection_age_seconds: must be 0 with grpc_engine h2corn")
         if self.log_level not in ("debug", "info", "warning", "error"):

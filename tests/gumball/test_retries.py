@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from itertools import count
@@ -22,6 +23,7 @@ from gumball._grpc import GRPCService
 from gumball._places import Place
 from gumball.v1 import sampling_pb2 as pb
 from gumball.v1.sampling_pb2_grpc import SamplingServiceServicer
+from named_services import balancer_of, request_of
 from prometheus_client.parser import text_string_to_metric_families
 
 LOGITS = np.random.default_rng(3).normal(0, 2, (1, 10)).astype(np.float32)
@@ -248,6 +250,29 @@ async def test_a_name_is_called_at_each_of_its_addresses_and_looked_up_again():
                 while not third.requests:
                     await balancer.sample(request, None)
         await balancer.close()
+
+
+@pytest.mark.parametrize("way", ["http", "grpc"])
+async def test_a_call_to_a_service_that_its_name_drops_is_made_elsewhere(server, way):
+    """It was not answered there; those who called learn nothing of it."""
+    port = int(server.addresses[way].rpartition(":")[2])
+    known = ["127.0.0.1", "127.0.0.2", "127.0.0.9"]  # the second is silent, the last is nobody's
+    balancer = balancer_of(f"{way}://gumball.test:{port}", known)
+    large = np.zeros((1, 1 << 15), np.float32)  # by itself, not in a stream
+    calls: list[asyncio.Task] = []
+    with socket.create_server(("127.0.0.2", port)) as silent:
+        asked = asyncio.create_task(asyncio.to_thread(silent.accept))
+        async with asyncio.timeout(20):
+            while not calls or not all(call.done() for call in calls):
+                requests = [request_of(each, "hard", 5) for each in (large, LOGITS)]
+                calls += [asyncio.create_task(balancer.sample(request, None)) for request in requests]
+                await asyncio.wait(calls, timeout=0.1)
+                if asked.done() and "127.0.0.2" in known:
+                    known.remove("127.0.0.2")
+        asked.result()[0].close()
+    await balancer.close()
+    assert {int(call.result().index[0, 0]) for call in calls[1::2]} == {index_of(5)}
+    assert {int(call.result().index[0, 0]) for call in calls[::2]} == {int(contract.hard(large, 5)[0])}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ from gumball import Client, contract
 from gumball.errors import Unauthenticated
 from gumball.v1 import sampling_pb2 as pb
 from gumball.v1 import sampling_pb2_grpc
-from gumball_server.settings import Settings, SettingsError
 
 LOGITS = np.array([[0.0, 1.0, 2.0]], np.float32)
 REQUEST = pb.SampleRequest(
@@ -40,7 +39,8 @@ def own_server() -> Iterator[Server]:
         server = Server(*flags, "--max-request-bytes", str(LIMIT))
         yield server
         assert server.stop() == 0
-    assert [line for line in server.log if " INFO " not in line] == []
+    closed = "request failed: connection writer was closed\n"  # h2corn's word where it cut a client off
+    assert [line for line in server.log if " INFO " not in line and line != closed] == []
 
 
 @pytest.fixture
@@ -142,9 +142,3 @@ def test_tokens_are_asked_for_on_this_engine_too(tmp_path):
         assert counted == "2.0"
     finally:
         assert server.stop() == 0
-
-
-def test_tls_is_not_served_by_this_engine_and_that_is_said():
-    """At the start, by name."""
-    with pytest.raises(SettingsError, match="tls_cert"):
-        Settings(grpc_engine="h2corn", tls_cert="cert.pem", tls_key="key.pem")

@@ -12,6 +12,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from urllib.parse import urlsplit
 
 import grpc
@@ -35,6 +36,7 @@ from gumball.v1 import sampling_pb2 as pb
 from gumball.v1 import sampling_pb2_grpc
 from gumball_server.security import Certificates, Security, Tokens
 from gumball_server.settings import Settings, SettingsError, read_settings
+from named_services import balancer_of, request_of
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -42,7 +44,8 @@ ORIGIN = "https://page.example"
 TOKENS = ("first-token", "second-token")
 TOKEN_FILE = b"# who may call\nfirst-token\n\n  second-token\n  # and nobody else\n"
 OTHER_TOKEN = "third-token"  # noqa: S105
-WAYS = ("http", "grpc")
+WAYS = ("http", "grpc", "h2corn")  # gRPC by either engine
+NAME = "gumball.test"
 LOGITS = np.array([[0.5, 2.0, -1.0], [0.0, 1.0, 1.5]], np.float32)
 EXPECTED = contract.hard(LOGITS, 7, [0, 1])[:, None].tolist()
 RENEWAL_SECONDS = 10
@@ -67,7 +70,7 @@ class Mount:
 
 def certificate(authority: trustme.CA) -> dict[str, bytes]:
     """A certificate for this machine, as files."""
-    issued = authority.issue_cert("127.0.0.1")
+    issued = authority.issue_cert("127.0.0.1", NAME)
     return {
         "cert": b"".join(each.bytes() for each in issued.cert_chain_pems),
         "key": issued.private_key_pem.bytes(),
@@ -83,6 +86,10 @@ def der(pem: bytes) -> bytes:
     return ssl.PEM_cert_to_DER_cert(
         pem.decode().partition("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----"
     )
+
+
+def scheme(way: str) -> str:
+    return "http" if way == "http" else "grpc"
 
 
 def address(server: Server, way: str) -> str:
@@ -101,6 +108,10 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def channel_credentials(ca: str) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(Path(ca).read_bytes())
 
 
 def draw(client: Client) -> None:
@@ -127,17 +138,33 @@ def files(tmp_path_factory, authority: trustme.CA) -> Mount:
     return mount
 
 
-@pytest.fixture(scope="module")
-def secure(files: Mount) -> Iterator[Server]:
-    """TLS, tokens, an admin port, a Unix socket, and a page that may call."""
+def secure_by(engine: str, files: Mount) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="gumball-") as folder:
         server = Server(
             *flags(files, "cert", "key"),
-            *("--token-file", files["tokens"], "--admin-port", "0"),
+            *("--token-file", files["tokens"], "--admin-port", "0", "--grpc-engine", engine),
             *("--cors-origins", ORIGIN, "--http-uds", f"{folder}/http", "--grpc-uds", f"{folder}/grpc"),
         )
         yield server
         assert server.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def secure(files: Mount) -> Iterator[Server]:
+    """TLS, tokens, an admin port, a Unix socket, and a page that may call."""
+    yield from secure_by("aio", files)
+
+
+@pytest.fixture(scope="module")
+def secure_h2corn(files: Mount) -> Iterator[Server]:
+    """The same with the other engine for gRPC."""
+    yield from secure_by("h2corn", files)
+
+
+@pytest.fixture
+def secure_way(request, way: str) -> Server:
+    """That of these two which is called this way."""
+    return request.getfixturevalue("secure_h2corn" if way == "h2corn" else "secure")
 
 
 @pytest.fixture(scope="module")
@@ -148,13 +175,30 @@ def identities(tmp_path_factory, authority: trustme.CA) -> Mount:
     return mount
 
 
+def mutual_by(engine: str, identities: Mount) -> Iterator[Server]:
+    certificates = flags(identities, "cert", "key", "client_ca")
+    others = ("--open-metrics", "true", "--frontends", "2", "--grpc-engine", engine)
+    server = Server(*certificates, "--token-file", identities["tokens"], *others)
+    yield server
+    assert server.stop() == 0
+
+
 @pytest.fixture(scope="module")
 def mutual(identities: Mount) -> Iterator[Server]:
     """Two front ends that want a client's certificate and a token, but for metrics."""
-    certificates = flags(identities, "cert", "key", "client_ca")
-    server = Server(*certificates, "--token-file", identities["tokens"], "--open-metrics", "true", "--frontends", "2")
-    yield server
-    assert server.stop() == 0
+    yield from mutual_by("aio", identities)
+
+
+@pytest.fixture(scope="module")
+def mutual_h2corn(identities: Mount) -> Iterator[Server]:
+    """The same with the other engine for gRPC."""
+    yield from mutual_by("h2corn", identities)
+
+
+@pytest.fixture
+def mutual_way(request, way: str) -> Server:
+    """That of these two which is called this way."""
+    return request.getfixturevalue("mutual_h2corn" if way == "h2corn" else "mutual")
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +218,7 @@ def admin(secure: Server) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def channel(secure: Server, ca: str) -> Iterator[grpc.Channel]:
     """Without a token."""
-    credentials = grpc.ssl_channel_credentials(Path(ca).read_bytes())
-    with grpc.secure_channel(secure.addresses["grpc"], credentials) as channel:
+    with grpc.secure_channel(secure.addresses["grpc"], channel_credentials(ca)) as channel:
         yield channel
 
 
@@ -184,39 +227,39 @@ def channel(secure: Server, ca: str) -> Iterator[grpc.Channel]:
 
 @pytest.mark.parametrize("token", TOKENS)
 @pytest.mark.parametrize("way", WAYS)
-def test_samples_are_the_same_over_tls(secure, ca, way, token):
+def test_samples_are_the_same_over_tls(secure_way, ca, way, token):
     """With any of the tokens; the server is known by its authority."""
-    with Client(address(secure, way), ca=ca, token=token) as client:
+    with Client(address(secure_way, way), ca=ca, token=token) as client:
         draw(client)
         assert client.info()["contracts"] == [contract.VERSION]
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_samples_are_the_same_over_tls_when_awaited(secure, ca, way):
+async def test_samples_are_the_same_over_tls_when_awaited(secure_way, ca, way):
     """The asynchronous client likewise."""
-    async with AsyncClient(address(secure, way), ca=ca, token=TOKENS[0]) as client:
+    async with AsyncClient(address(secure_way, way), ca=ca, token=TOKENS[0]) as client:
         assert (await client.sample(LOGITS, seed=7)).index.tolist() == EXPECTED
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_server_that_is_not_believed_is_not_called(secure, way):
+def test_a_server_that_is_not_believed_is_not_called(secure_way, way):
     """Its authority is none of the usual ones."""
-    with Client(address(secure, way), token=TOKENS[0]) as client, pytest.raises(Unavailable):
+    with Client(address(secure_way, way), token=TOKENS[0]) as client, pytest.raises(Unavailable):
         client.sample(LOGITS)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_nothing_is_answered_in_the_clear(secure, way):
+def test_nothing_is_answered_in_the_clear(secure_way, way):
     """On a port with TLS."""
-    plain = address(secure, way).replace("https:", "http:").replace("grpcs:", "grpc:")
+    plain = address(secure_way, way).replace("https:", "http:").replace("grpcs:", "grpc:")
     with Client(plain, token=TOKENS[0]) as client, pytest.raises(Unavailable):
         client.sample(LOGITS)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_unix_socket_stays_plain(secure, way):
+def test_a_unix_socket_stays_plain(secure_way, way):
     """Its file's permissions guard it; a token is needed all the same."""
-    where = f"{way}+unix://{secure.addresses[f'{way}_uds']}"
+    where = f"{scheme(way)}+unix://{secure_way.addresses[f'{scheme(way)}_uds']}"
     with Client(where, token=TOKENS[0]) as client:
         draw(client)
     with Client(where) as client, pytest.raises(Unauthenticated):
@@ -224,10 +267,10 @@ def test_a_unix_socket_stays_plain(secure, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_command_line_shows_a_token_from_a_file(secure, ca, tmp_path, way):
+def test_the_command_line_shows_a_token_from_a_file(secure_way, ca, tmp_path, way):
     """So that no list of processes tells it."""
     (tmp_path / "token").write_text(f"{TOKENS[0]}\n")
-    command = [sys.executable, "-m", "gumball.cli", "sample", "-", "--seed=7", f"--url={address(secure, way)}"]
+    command = [sys.executable, "-m", "gumball.cli", "sample", "-", "--seed=7", f"--url={address(secure_way, way)}"]
     options = [f"--ca={ca}", f"--token-file={tmp_path / 'token'}"]
     logits = json.dumps(LOGITS.tolist())
     ended = subprocess.run([*command, *options], input=logits, capture_output=True, text=True, check=True)
@@ -241,24 +284,66 @@ def test_old_versions_of_tls_are_refused(files):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_renewed_certificate_is_shown_and_open_connections_go_on(secure, files, authority, ca, way):
+def test_a_renewed_certificate_is_shown_and_open_connections_go_on(secure_way, files, authority, ca, way):
     """New handshakes see it; a key that does not fit is logged, and changes nothing."""
     before = Path(files["cert"]).read_bytes()
     renewed, other = certificate(authority), certificate(authority)
-    with httpx.Client(base_url=secure.http, verify=ssl.create_default_context(cafile=ca)) as kept:
+    with httpx.Client(base_url=secure_way.http, verify=ssl.create_default_context(cafile=ca)) as kept:
         place = kept.get("/livez").extensions["network_stream"].get_extra_info("client_addr")
-        with Client(address(secure, way), ca=ca, token=TOKENS[0]) as client:
+        with Client(address(secure_way, way), ca=ca, token=TOKENS[0]) as client:
             draw(client)
-            said = len(secure.log)
+            said = len(secure_way.log)
             files.write(tokens=TOKEN_FILE, cert=renewed["cert"], key=other["key"])
-            until(lambda: any("tls_cert, tls_key" in line and "stays in use" in line for line in secure.log[said:]))
-            assert shown_certificate(secure, way) == der(before)
+            until(lambda: any("tls_cert, tls_key" in line and "stays in use" in line for line in secure_way.log[said:]))
+            assert shown_certificate(secure_way, way) == der(before)
             files.write(tokens=TOKEN_FILE, **renewed)
-            until(lambda: shown_certificate(secure, way) == der(renewed["cert"]))
+            until(lambda: shown_certificate(secure_way, way) == der(renewed["cert"]))
             draw(client)
         assert kept.get("/livez").extensions["network_stream"].get_extra_info("client_addr") == place
-    with Client(address(secure, way), ca=ca, token=TOKENS[0]) as client:
+    with Client(address(secure_way, way), ca=ca, token=TOKENS[0]) as client:
         draw(client)
+
+
+@pytest.mark.parametrize("way", ["grpc", "h2corn"])
+def test_a_stream_goes_on_when_the_certificate_is_renewed(secure_way, files, authority, ca, way):
+    """On the connection that it has."""
+    requests: SimpleQueue[pb.SampleStreamRequest] = SimpleQueue()
+    metadata = (("authorization", f"Bearer {TOKENS[0]}"),)
+    with grpc.secure_channel(secure_way.addresses["grpc"], channel_credentials(ca)) as channel:
+        answers = sampling_pb2_grpc.SamplingServiceStub(channel).SampleStream(
+            iter(requests.get, None), metadata=metadata
+        )
+
+        def ask() -> None:
+            requests.put(pb.SampleStreamRequest(requests=[message()]))
+            (answer,) = next(answers).responses
+            assert np.frombuffer(answer.index.data, np.int32).reshape(-1, 1).tolist() == EXPECTED
+
+        ask()
+        renewed = certificate(authority)
+        files.write(tokens=TOKEN_FILE, **renewed)
+        until(lambda: shown_certificate(secure_way, way) == der(renewed["cert"]))
+        ask()
+        requests.put(None)
+        assert list(answers) == []
+
+
+@pytest.mark.parametrize("way", ["https", "grpcs"])
+async def test_each_service_of_a_name_must_be_known_by_it(secure, ca, way):
+    """Whatever its address is."""
+    port = urlsplit(secure.http if way == "https" else address(secure, "grpc")).port
+
+    async def index(name: str) -> list[list[int]]:
+        hosts, headers = ["127.0.0.1", "127.0.0.9"], {"authorization": f"Bearer {TOKENS[0]}"}  # one is nobody's
+        balancer = balancer_of(f"{way}://{name}:{port}", hosts, headers, ca)
+        try:
+            return (await balancer.sample(request_of(LOGITS, "hard", 7), 5)).index.tolist()
+        finally:
+            await balancer.close()
+
+    assert await index(NAME) == EXPECTED
+    with pytest.raises(Unavailable):
+        await index("other.test")
 
 
 def test_an_idle_client_does_not_hold_up_the_end(files, authority):
@@ -291,12 +376,12 @@ def outcome(server: Server, way: str, ca: str, folder: Path, issuer: trustme.CA 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_client_must_have_a_certificate_by_the_authority(mutual, authority, ca, tmp_path, way):
+def test_a_client_must_have_a_certificate_by_the_authority(mutual_way, authority, ca, tmp_path, way):
     """Not none, and not by another; whichever front end it comes to."""
     for _ in range(4):
-        assert outcome(mutual, way, ca, tmp_path, authority) == "answered"
-        assert outcome(mutual, way, ca, tmp_path, None) == "refused"
-        assert outcome(mutual, way, ca, tmp_path, trustme.CA()) == "refused"
+        assert outcome(mutual_way, way, ca, tmp_path, authority) == "answered"
+        assert outcome(mutual_way, way, ca, tmp_path, None) == "refused"
+        assert outcome(mutual_way, way, ca, tmp_path, trustme.CA()) == "refused"
 
 
 def test_no_session_is_resumed_past_the_authority(secure, mutual, authority, ca, tmp_path):
@@ -330,17 +415,18 @@ def test_a_certificate_does_not_stand_for_a_token(mutual, authority, ca, tmp_pat
     assert "gumball_requests_total" in httpx.get(f"{mutual.http}/metrics", verify=context).text
 
 
-def test_an_authority_that_is_replaced_is_believed_no_more(mutual, identities, authority, ca, tmp_path):
-    """By both transports of every front end."""
-    successor = trustme.CA()
+def test_an_authority_that_is_replaced_is_believed_no_more(mutual, mutual_h2corn, identities, authority, ca, tmp_path):
+    """By both transports of every front end, and both engines of gRPC."""
+    successor, server_of = trustme.CA(), {"http": mutual, "grpc": mutual, "h2corn": mutual_h2corn}
     kept = {name: Path(identities[name]).read_bytes() for name in ("cert", "key", "tokens")}
 
     def only_believed(trusted: trustme.CA, other: trustme.CA) -> bool:
-        outcomes = {
-            issuer: {outcome(mutual, way, ca, tmp_path, issuer) for way in WAYS for _ in range(4)}
-            for issuer in (trusted, other)
-        }
-        return outcomes == {trusted: {"answered"}, other: {"refused"}}
+        return all(
+            outcome(server_of[way], way, ca, tmp_path, issuer) == expected
+            for way in WAYS
+            for issuer, expected in ((trusted, "answered"), (other, "refused"))
+            for _ in range(4)
+        )
 
     assert only_believed(authority, successor)
     identities.write(client_ca=successor.cert_pem.bytes(), **kept)
@@ -500,7 +586,7 @@ def test_grpc_tells_whether_it_is_well_without_a_token(channel):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_tokens_can_be_changed_while_it_runs(secure, files, ca, way):
+def test_tokens_can_be_changed_while_it_runs(secure_way, files, ca, way):
     """A new one is taken, one that is gone is refused; a file that holds none is logged, and changes nothing."""
     kept = {name: Path(files[name]).read_bytes() for name in ("cert", "key")}
 
@@ -512,8 +598,8 @@ def test_tokens_can_be_changed_while_it_runs(secure, files, ca, way):
         return True
 
     with (
-        Client(address(secure, way), ca=ca, token=OTHER_TOKEN) as third,
-        Client(address(secure, way), ca=ca, token=TOKENS[0]) as first,
+        Client(address(secure_way, way), ca=ca, token=OTHER_TOKEN) as third,
+        Client(address(secure_way, way), ca=ca, token=TOKENS[0]) as first,
     ):
         client_of = {OTHER_TOKEN: third, TOKENS[0]: first}
         assert accepted(TOKENS[0])
@@ -521,9 +607,9 @@ def test_tokens_can_be_changed_while_it_runs(secure, files, ca, way):
         files.write(tokens=OTHER_TOKEN.encode(), **kept)
         until(lambda: accepted(OTHER_TOKEN))
         assert not accepted(TOKENS[0])
-        said = len(secure.log)
+        said = len(secure_way.log)
         files.write(tokens=b"# none\n", **kept)
-        until(lambda: any("holds no token" in line for line in secure.log[said:]))
+        until(lambda: any("holds no token" in line for line in secure_way.log[said:]))
         assert accepted(OTHER_TOKEN)
         files.write(tokens=TOKEN_FILE, **kept)
         until(lambda: accepted(TOKENS[0]))

@@ -20,7 +20,7 @@ RETRIED = (Unavailable, Overloaded)
 FIRST_BACKOFF = 0.05  # seconds; doubled from try to try
 MAX_BACKOFF = 5.0
 GRACE = 0.5  # seconds that a service has to say itself that the deadline passed
-LOOK_AGAIN = 30.0  # seconds after which names are looked up again
+LOOK_AGAIN = 3.0  # seconds after which names are looked up again, so that new services soon have their share
 LOOK_AFTER_FAILURE = 1.0  # when a service may have moved
 
 

@@ -1,5 +1,6 @@
 """The protobuf form of a request and its answer, and the few lines that send one and read the other."""
 
+import asyncio
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -208,6 +209,10 @@ def _failures() -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         raise read_error(error) from error
+    except asyncio.CancelledError:
+        if (task := asyncio.current_task()) is None or task.cancelling():
+            raise
+        raise errors.Unavailable("the connection was closed") from None  # which gRPC tells like this
 
 
 class GRPCService:

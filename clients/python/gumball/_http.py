@@ -6,9 +6,9 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import httpx
 import numpy as np
@@ -203,6 +203,11 @@ def _seconds(text: str) -> float | None:
         return None
 
 
+@cache
+def _usual_authorities() -> ssl.SSLContext:
+    return httpx.create_ssl_context()  # takes 20 ms, and a name may stand for many services
+
+
 def _place(address: str) -> tuple[httpx.URL, str | None]:
     """Base URL and Unix socket of an address."""
     try:
@@ -210,16 +215,6 @@ def _place(address: str) -> tuple[httpx.URL, str | None]:
     except httpx.InvalidURL as error:
         raise errors.InvalidArgument(f"{error}: {address!r}", "address") from None
     return (httpx.URL("http://localhost"), url.path) if url.scheme == "http+unix" else (url, None)
-
-
-def _verify(certificates: Certificates) -> ssl.SSLContext | bool:
-    return certificates.context() if certificates else True
-
-
-def _message(client: httpx.AsyncClient, call: Call[T]) -> httpx.Request:
-    timeout = None if call.timeout is None else call.timeout + GRACE
-    limits = httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout or CONNECT_TIMEOUT))
-    return client.build_request(call.method, call.target, content=call.content, headers=call.headers, timeout=limits)
 
 
 @contextmanager
@@ -244,13 +239,20 @@ class HTTPService:
         headers: Mapping[str, str],
         transport: httpx.AsyncBaseTransport | None,
         certificates: Certificates,
+        authority: str = "",
     ) -> None:
         url, socket = _place(address)
         if socket and transport is None:
             transport = httpx.AsyncHTTPTransport(uds=socket, limits=_LIMITS)
+        verify = certificates.context() if certificates else _usual_authorities()
         self._client = httpx.AsyncClient(
-            base_url=url, headers=headers, limits=_LIMITS, transport=transport, verify=_verify(certificates)
+            base_url=url, headers=headers, limits=_LIMITS, transport=transport, verify=verify
         )
+        # By what name the service must be known: the address may be one of several that the name stands for.
+        self._extensions: dict[str, Any] = {}
+        if authority:
+            self._client.headers.setdefault("host", authority)
+            self._extensions["sni_hostname"] = urlsplit(f"//{authority}").hostname
 
     def sample(self, request: SampleRequest, timeout: float | None) -> Awaitable[Sample]:
         return self._send(sample_call(request, timeout))
@@ -263,5 +265,16 @@ class HTTPService:
 
     async def _send(self, call: Call[T]) -> T:
         with _failures():
-            response = await self._client.send(_message(self._client, call))
+            response = await self._client.send(self._message(call))
         return call.read(response)
+
+    def _message(self, call: Call[T]) -> httpx.Request:
+        timeout = None if call.timeout is None else call.timeout + GRACE
+        return self._client.build_request(
+            call.method,
+            call.target,
+            content=call.content,
+            headers=call.headers,
+            timeout=httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout or CONNECT_TIMEOUT)),
+            extensions=self._extensions,
+        )

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 
 class Place(NamedTuple):
@@ -17,7 +18,7 @@ class Place(NamedTuple):
     @classmethod
     def of(cls, address: str) -> Self:
         """The place of an address that stands for itself."""
-        return cls(address, urlsplit(address).netloc)
+        return cls(address, urlsplit(address).netloc.rpartition("@")[2])
 
 
 Resolve = Callable[[str, int | None], Awaitable[Sequence[str]]]
@@ -29,20 +30,32 @@ async def resolve(host: str, port: int | None) -> list[str]:
     return [str(place[0]) for _, _, _, _, place in found]
 
 
-async def places_of(address: str, resolve: Resolve = resolve) -> list[Place]:
-    """The places of an address: several where a gRPC name has several IP addresses, as that of a headless Service.
+async def unresolved(host: str, port: int | None) -> list[str]:
+    """Nothing: of names that something else looks up."""
+    return []
 
-    A name with one address a family is left to gRPC, which knows about IPv6 and IPv4, and one of HTTP to its library.
+
+async def places_of(address: str, resolve: Resolve = resolve) -> list[Place]:
+    """The places of an address: several where a name has several IP addresses, as that of a headless Service.
+
+    A name with one address a family is left to the library of the transport, which knows about IPv6 and IPv4, and one
+    that is reached through a proxy of the environment to the proxy.
     """
     parts = urlsplit(address)
-    if parts.scheme != "grpc" or parts.hostname is None or _is_ip(parts.hostname):
+    if parts.hostname is None or _is_ip(parts.hostname) or _is_proxied(parts.scheme):
         return [Place.of(address)]
     found = sorted(set(await resolve(parts.hostname, parts.port)))
     port = "" if parts.port is None else f":{parts.port}"
+    user, at, name = parts.netloc.rpartition("@")
     for family in ([ip for ip in found if ":" not in ip], [f"[{ip}]" for ip in found if ":" in ip]):
         if len(family) > 1:
-            return [Place(f"grpc://{ip}{port}", parts.netloc) for ip in family]
+            return [Place(parts._replace(netloc=f"{user}{at}{ip}{port}").geturl(), name) for ip in family]
     return [Place.of(address)]
+
+
+def _is_proxied(scheme: str) -> bool:
+    proxies = getproxies()
+    return scheme in proxies or (scheme.startswith("http") and "all" in proxies)
 
 
 def _is_ip(host: str) -> bool:

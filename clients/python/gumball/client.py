@@ -26,7 +26,7 @@ from gumball._codec import (
     seconds_of,
 )
 from gumball._credentials import Certificates, with_token
-from gumball._places import Place
+from gumball._places import Place, resolve, unresolved
 from gumball.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -110,9 +110,10 @@ def _remote(
             return GRPCService(place.address, headers, certificates, place.name)
         from gumball._http import HTTPService
 
-        return HTTPService(place.address, headers, http_transport, certificates)
+        return HTTPService(place.address, headers, http_transport, certificates, place.name)
 
-    return partial(Balancer, addresses, connect, retries=tries, hedge=hedge)
+    looked_up = resolve if http_transport is None else unresolved
+    return partial(Balancer, addresses, connect, retries=tries, hedge=hedge, resolve=looked_up)
 
 
 class _Calls(Generic[SampleT, InfoT, ClosedT]):
