@@ -43,9 +43,8 @@ class Processes(Collector):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._root = os.getpid()
-        self._start_seconds = _start_seconds(
-            self._root
-        )  # not each time: the kernel's own second is not always the same
+        # Not each time: the kernel's own second is not always the same.
+        self._start_seconds = _start_seconds(self._root)
         self._reading: Reading | None = None
         registry.register(self)
 
