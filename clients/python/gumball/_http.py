@@ -27,6 +27,7 @@ from gumball._codec import (
     sample_of,
 )
 from gumball._credentials import Certificates
+from gumball._tracing import trace_headers
 
 T = TypeVar("T")
 
@@ -219,7 +220,8 @@ def _verify(certificates: Certificates) -> ssl.SSLContext | bool:
 def _message(client: httpx.AsyncClient, call: Call[T]) -> httpx.Request:
     timeout = None if call.timeout is None else call.timeout + GRACE
     limits = httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout or CONNECT_TIMEOUT))
-    return client.build_request(call.method, call.target, content=call.content, headers=call.headers, timeout=limits)
+    headers = {**call.headers, **trace_headers()}
+    return client.build_request(call.method, call.target, content=call.content, headers=headers, timeout=limits)
 
 
 @contextmanager
