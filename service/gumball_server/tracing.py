@@ -1,11 +1,13 @@
 """Traces: a span of every request with its stages as children, for an OpenTelemetry collector.
 
 Where tracing is on, these exchanges take the place of the plain ones, which know nothing of it; where it is off, this
-module is not imported. The spans of a request's stages are made once it is answered.
+module is not imported. The spans of a request are made once it is answered.
 """
 
+import asyncio
 import logging
-import os
+import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -14,11 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -40,7 +41,8 @@ TRACES_PATH = "/v1/traces"  # of OTLP over HTTP
 FAULTS = (Reason.DEADLINE, Reason.UNAVAILABLE, Reason.INTERNAL)
 
 _W3C = TraceContextTextMapPropagator()
-_TRACE_HEADERS: dict[str | bytes, str] = {
+_UNSAMPLED = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][02468ace]")  # a traceparent
+_HEADERS: dict[str | bytes, str] = {
     name: header for header in ("traceparent", "tracestate") for name in (header, header.encode())
 }
 
@@ -49,24 +51,27 @@ class Tracing:
     """Makes and sends the spans of a process; to be made in it, for a fork takes no threads along."""
 
     def __init__(self, settings: Settings) -> None:
-        self._scheme = "https" if settings.tls_cert else "http"
-        is_decided = OTEL_TRACES_SAMPLER in os.environ
-        self._provider = TracerProvider(
-            sampler=None if is_decided else ParentBased(TraceIdRatioBased(settings.trace_ratio)),
-            resource=_resource(),
-            shutdown_on_exit=False,
-        )
+        # What callers send as their trace is no news.
+        logging.getLogger(TraceContextTextMapPropagator.__module__).setLevel(logging.ERROR)
         exporter = OTLPSpanExporter(settings.trace_endpoint.rstrip("/") + TRACES_PATH)
+        self._provider = TracerProvider(ParentBased(ALWAYS_ON), _resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("gumball", VERSION)
-        logging.getLogger(TraceContextTextMapPropagator.__module__).setLevel(
-            logging.ERROR
-        )  # callers' headers are no news
+        self._ratio = settings.trace_ratio
+        self._scheme = "https" if settings.tls_cert else "http"
 
     def exchange(self, transport: str, batcher: Batcher, metrics: Metrics) -> Exchange:
         """The exchange of a transport."""
         describe = partial(_of_http, self._scheme) if transport.endswith("http") else _of_rpc
-        return TracedExchange(transport, batcher, metrics, self._tracer, describe)
+        return TracedExchange(transport, batcher, metrics, self, describe)
+
+    def begin(self, operation: str, headers: Headers, started: float) -> "Trace | None":
+        """The trace of a request, if it is sampled."""
+        if (caller := _sampled_caller(headers, self._ratio)) is None:
+            return None
+        epoch_ns = time.time_ns() - time.perf_counter_ns()
+        span = self._tracer.start_span(operation, caller, SpanKind.SERVER, start_time=epoch_ns + _ns(started))
+        return Trace(self._tracer, span, epoch_ns) if span.is_recording() else None
 
     def close(self) -> None:
         """Send what is not sent yet."""
@@ -74,16 +79,27 @@ class Tracing:
 
 
 class Trace:
-    """What is known so far of a request that is traced; times are those of time.perf_counter_ns."""
+    """The spans of a request, and what is known of it so far; times are those of time.perf_counter_ns."""
 
-    __slots__ = ("decoded_ns", "encoding_ns", "epoch_ns", "result", "span")
+    __slots__ = ("_epoch_ns", "_span", "_tracer", "decoded_ns", "encoding_ns", "result")
 
-    def __init__(self, span: Span, epoch_ns: int) -> None:
-        self.span = span
-        self.epoch_ns = epoch_ns  # what makes them times of the day
+    def __init__(self, tracer: Tracer, span: Span, epoch_ns: int) -> None:
+        self._tracer = tracer
+        self._span = span
+        self._epoch_ns = epoch_ns  # what makes them times of the day
         self.decoded_ns = 0
         self.result: SampleResult | None = None
         self.encoding_ns = 0
+
+    @property
+    def traceresponse(self) -> str:
+        """What the caller is told, in the form of a traceparent."""
+        context = self._span.get_span_context()
+        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+    @property
+    def id(self) -> bytes:
+        return self._span.get_span_context().trace_id.to_bytes(16, "big")
 
     def decode(self, decode: Callable[[], SampleRequest]) -> SampleRequest:
         request = decode()
@@ -94,13 +110,22 @@ class Trace:
         self.result, self.encoding_ns = result, time.perf_counter_ns()
         return encode(result)
 
+    def stage(self, name: str, start_ns: int, end_ns: int, attributes: Attributes | None) -> None:
+        """Make the span of a stage."""
+        of_request = set_span_in_context(self._span)
+        span = self._tracer.start_span(name, of_request, attributes=attributes, start_time=self._epoch_ns + start_ns)
+        span.end(self._epoch_ns + end_ns)
 
-# The attributes of an operation and of what it came to, as OpenTelemetry's conventions name them.
-Describe = Callable[[str, SamplingError | None], Attributes]
+    def end(self, end_ns: int, attributes: Attributes, error: SamplingError | None) -> None:
+        """End the span of the request."""
+        self._span.set_attributes(attributes)
+        if error is not None and error.reason in FAULTS:
+            self._span.set_status(Status(StatusCode.ERROR, str(error)))
+        self._span.end(self._epoch_ns + end_ns)
 
 
 class Stage(NamedTuple):
-    """A part of a request, and the histogram that has its duration."""
+    """A part of a request, and the histogram that counts its duration."""
 
     name: str
     start_ns: int
@@ -112,18 +137,26 @@ class Stage(NamedTuple):
 class TracedExchange(Exchange):
     """An exchange that traces the requests which are sampled; `describe` tells their operation and outcome."""
 
-    def __init__(self, transport: str, batcher: Batcher, metrics: Metrics, tracer: Tracer, describe: Describe) -> None:
+    def __init__(
+        self,
+        transport: str,
+        batcher: Batcher,
+        metrics: Metrics,
+        tracing: Tracing,
+        describe: Callable[[str, SamplingError | None], Attributes],
+    ) -> None:
         super().__init__(transport, batcher, metrics)
-        self._tracer = tracer
+        self._tracing = tracing
         self._describe = describe
         self._traces: dict[Count | Call[Any], Trace] = {}  # of the requests under way
 
     async def answer(self, receive: Callable[[], Awaitable[Ask[T]]], count: Count) -> T:
-        trace = self._open_trace(count)
-        return await super().answer(receive if trace is None else partial(_receive, receive, trace), count)
+        if (trace := self._begin_trace(count)) is not None:
+            receive = partial(_receive, receive, trace)
+        return await super().answer(receive, count)
 
     def begin(self, call: Call[T]) -> None:
-        trace = self._open_trace(call)
+        trace = self._begin_trace(call)
         super().begin(call)
         if trace is not None:
             trace.decoded_ns = call.admitted_ns
@@ -133,6 +166,13 @@ class TracedExchange(Exchange):
             trace.result = outcome
         super().finish(call, outcome)
 
+    def _begin_trace(self, count: Count | Call[T]) -> Trace | None:
+        trace = self._tracing.begin(count.operation, count.headers(), count.started)
+        if trace is not None:
+            self._traces[count] = trace
+            count.traceresponse = trace.traceresponse
+        return trace
+
     def _reply(self, call: Call[T], answer: T, start: float) -> None:
         if (trace := self._traces.get(call)) is not None:
             trace.encoding_ns = _ns(start)
@@ -140,56 +180,31 @@ class TracedExchange(Exchange):
 
     def _close(self, count: Count | Call[T], error: SamplingError | None = None) -> float:
         seconds = super()._close(count, error)
-        if (trace := self._traces.pop(count, None)) is not None:
-            self._close_trace(count, trace, error, seconds)
+        if (trace := self._traces.pop(count, None)) is not None:  # once the answer is on its way
+            asyncio.get_running_loop().call_soon(self._end_trace, trace, count, error, seconds)
         return seconds
 
-    def _open_trace(self, count: Count | Call[T]) -> Trace | None:
-        """The trace of a request, if it is sampled: as its caller decided, or else the sampler."""
-        epoch_ns = time.time_ns() - time.perf_counter_ns()
-        span = self._tracer.start_span(
-            count.operation,
-            _caller(count.headers()),
-            SpanKind.SERVER,
-            start_time=epoch_ns + _ns(count.started),
-        )
-        if not span.is_recording():
-            return None
-        context = span.get_span_context()
-        count.traceresponse = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-        trace = self._traces[count] = Trace(span, epoch_ns)
-        return trace
-
-    def _close_trace(self, count: Count | Call[T], trace: Trace, error: SamplingError | None, seconds: float) -> None:
-        """End the span of a request, make those of its stages, and remember it as an example of its durations."""
+    def _end_trace(self, trace: Trace, count: Count | Call[T], error: SamplingError | None, seconds: float) -> None:
+        """Make the spans, and the request an example of each of its durations."""
         started_ns = _ns(count.started)
         end_ns = started_ns + _ns(seconds)
-        span, parent = trace.span, set_span_in_context(trace.span)
-        trace_id = span.get_span_context().trace_id.to_bytes(16, "big")
-        mode = count.mode.value if count.mode else "invalid"
         for stage in self._stages(trace, started_ns, end_ns):
-            child = self._tracer.start_span(
-                stage.name, parent, attributes=stage.attributes, start_time=trace.epoch_ns + stage.start_ns
-            )
-            child.end(trace.epoch_ns + stage.end_ns)
-            stage.series.exemplify((stage.end_ns - stage.start_ns) / 1e9, trace_id)
-        self._metrics.request_duration.labels(self._transport, mode).exemplify(seconds, trace_id)
-        span.set_attributes(self._describe(count.operation, error) | {"gumball.mode": mode})
-        if error is not None and error.reason in FAULTS:
-            span.set_status(Status(StatusCode.ERROR, str(error)))
-        span.end(trace.epoch_ns + end_ns)
+            trace.stage(stage.name, stage.start_ns, stage.end_ns, stage.attributes)
+            stage.series.exemplify((stage.end_ns - stage.start_ns) / 1e9, trace.id)
+        mode = count.mode.value if count.mode else "invalid"
+        self._metrics.request_duration.labels(self._transport, mode).exemplify(seconds, trace.id)
+        trace.end(end_ns, self._describe(count.operation, error) | {"gumball.mode": mode}, error)
 
     def _stages(self, trace: Trace, started_ns: int, end_ns: int) -> Iterator[Stage]:
-        """Those that a request went through: a refused one ends in the stage that refused it."""
+        """Those that a request went through; one that is refused ends in the first."""
         metrics, result = self._metrics, trace.result
         yield Stage("decode", started_ns, trace.decoded_ns or end_ns, self._decode_duration)
         if result is not None and (run := result.run) is not None:
-            computed_ns = run.start_ns + run.compute_ns
+            size: Attributes = {"gumball.batch.requests": run.requests, "gumball.batch.rows": run.rows}
+            device: Attributes = {"gumball.device": run.device}
+            run_end_ns, compute_duration = run.start_ns + run.compute_ns, metrics.compute_duration.labels(run.device)
             yield Stage("queue", run.start_ns - result.queue_ns, run.start_ns, metrics.queue_duration.labels())
-            of_batch = {"gumball.batch.requests": run.requests, "gumball.batch.rows": run.rows}
-            device = {"gumball.device": run.device}
-            series = metrics.compute_duration.labels(run.device)
-            yield Stage("compute", run.start_ns, computed_ns, series, of_batch | device)
+            yield Stage("compute", run.start_ns, run_end_ns, compute_duration, size | device)
         if trace.encoding_ns:
             yield Stage("encode", trace.encoding_ns, end_ns, self._encode_duration)
 
@@ -200,16 +215,25 @@ async def _receive(receive: Callable[[], Awaitable[Ask[T]]], trace: Trace) -> As
     return replace(ask, decode=partial(trace.decode, ask.decode), encode=partial(trace.encode, ask.encode))
 
 
-def _caller(headers: Headers) -> Context:
-    """The span that W3C's headers say the caller is in; an empty context where they say none."""
-    carrier: dict[str, list[str]] = {}
+def _sampled_caller(headers: Headers, ratio: float) -> Context | None:
+    """The span that W3C's headers say the caller is in; without one, for this ratio of the requests, an empty context.
+
+    None if the request is not to be traced. That is so for most of them, and the SDK would take long to say it.
+    """
+    given: dict[str, list[str]] = {}
     for name, value in headers:
-        if (header := _TRACE_HEADERS.get(name)) is not None:
-            carrier.setdefault(header, []).append(value if isinstance(value, str) else value.decode("latin-1"))
-    return _W3C.extract(carrier, Context())
+        if (header := _HEADERS.get(name)) is not None:
+            given.setdefault(header, []).append(value if isinstance(value, str) else value.decode("latin-1"))
+    if "traceparent" in given:
+        if _UNSAMPLED.fullmatch(given["traceparent"][0]):
+            return None
+        if caller := _W3C.extract(given, Context()):
+            return caller
+    return Context() if random.random() < ratio else None  # noqa: S311 - it is no secret
 
 
 def _of_http(scheme: str, operation: str, error: SamplingError | None) -> Attributes:
+    """The attributes of an operation and of what it came to, by OpenTelemetry's conventions for HTTP."""
     method, route = operation.split(" ")
     attributes: Attributes = {"http.request.method": method, "http.route": route, "url.scheme": scheme}
     if "{" not in route:
@@ -217,12 +241,13 @@ def _of_http(scheme: str, operation: str, error: SamplingError | None) -> Attrib
     if error is None:
         return attributes | {"http.response.status_code": 200}
     attributes["error.type"] = error.reason.value
-    if error.reason is not Reason.CANCELLED:  # there is nobody to answer
+    if error.reason is not Reason.CANCELLED:  # then there is nobody to answer
         attributes["http.response.status_code"] = int(problem(error).status)
     return attributes
 
 
 def _of_rpc(operation: str, error: SamplingError | None) -> Attributes:
+    """The same by those for remote procedure calls."""
     attributes: Attributes = {"rpc.system.name": "grpc", "rpc.method": operation}
     if error is None:
         return attributes | {"rpc.response.status_code": "OK"}

@@ -398,14 +398,13 @@ def test_front_ends_share_exemplars_and_send_what_they_have_when_they_stop(colle
 
 
 def test_the_variables_of_opentelemetry_are_heeded(collector):
-    """The name and other attributes of the service, and a sampler that goes before ours."""
+    """Here, those of the service's name and other attributes."""
     environment = SOON | {
         "OTEL_SERVICE_NAME": "sampler",
         "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
     }
-    environment |= {"OTEL_TRACES_SAMPLER": "always_on"}
-    server = Server("--trace-endpoint", collector.url, "--trace-ratio", "0", environment=environment)
-    over_http(server, caller := Caller(is_sampled=False), SMALL)
+    server = Server("--trace-endpoint", collector.url, environment=environment)
+    over_http(server, caller := Caller(), SMALL)
     resource = collector.trace(caller.trace_id, 5)[0].resource
     assert server.stop() == 0
     assert (resource["service.name"], resource["deployment.environment.name"]) == ("sampler", "test")
