@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.warning("%s is no setting of this version, and is ignored", name)
     disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
-        _import_tracing(settings)
+        if settings.trace_endpoint:
+            _tracing_type()  # what is missing is said before the kernels are loaded
         if settings.frontend_count > 1:
             return _supervise(settings, security)
         uvloop.run(serve(settings, security, Metrics(VERSION), partial(_log_ready, time.perf_counter())))
@@ -107,7 +108,7 @@ async def serve(settings: Settings, security: Security, metrics: Metrics, ready:
     """Listen, load the kernels, tell that all is ready and where, serve, drain."""
     lifecycle = Lifecycle()
     batcher = Batcher(_limits(settings), metrics)
-    tracing = tracing_type(settings) if (tracing_type := _import_tracing(settings)) else None
+    tracing = _tracing_type()(settings) if settings.trace_endpoint else None
     exchange_of = tracing.exchange if tracing else Exchange
     with _stop_signals() as stop:
         try:
@@ -136,10 +137,8 @@ async def serve(settings: Settings, security: Security, metrics: Metrics, ready:
     log.info("stopped")
 
 
-def _import_tracing(settings: Settings) -> "type[Tracing] | None":
-    """What traces, where that is asked for."""
-    if not settings.trace_endpoint:
-        return None
+def _tracing_type() -> "type[Tracing]":
+    """What traces, which is imported only where that is asked for."""
     try:
         from gumball_server.tracing import Tracing
     except ModuleNotFoundError as missing:

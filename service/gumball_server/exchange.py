@@ -123,21 +123,20 @@ class Exchange:
 
         Raises SamplingError, and nothing else: a defect is logged with an id and becomes INTERNAL.
         """
-        error: SamplingError | None = None
         self.open()
         try:
-            return await self._answer(count, receive)
-        except SamplingError as refusal:
-            error = refusal
+            answer = await self._answer(count, receive)
+        except SamplingError as error:
+            self._close(count, error)
             raise
         except asyncio.CancelledError:
-            error = _CANCELLED
+            self._close(count, _CANCELLED)
             raise
         except Exception as defect:
-            error = _internal(defect)
-            raise error from defect
-        finally:
-            self._close(count, error)
+            self._close(count, refusal := _internal(defect))
+            raise refusal from defect
+        self._close(count)
+        return answer
 
     async def _answer(self, count: Count, receive: Callable[[], Awaitable[Ask[T]]]) -> T:
         ask = await receive()

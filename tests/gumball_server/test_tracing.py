@@ -1,6 +1,7 @@
 """Traces, as a collector of our own receives them, and the exemplars that lead there."""
 
 import asyncio
+import json
 import os
 import secrets
 import signal
@@ -237,6 +238,22 @@ def test_a_late_call_has_failed(collector, traced):
     span = collector.trace(caller.trace_id, 2)[0]
     assert span.attributes.items() >= {"error.type": "DEADLINE", "http.response.status_code": 504}.items()
     assert span.is_error
+
+
+def test_a_call_whose_caller_leaves_is_told_as_cancelled(collector, traced):
+    """It came to no status, and nobody failed."""
+    caller = Caller()
+    body = json.dumps({"logits": [0] * 1000, "draws": 200_000})
+    head = (
+        f"POST /sample HTTP/1.1\r\nhost: x\r\ntraceparent: {caller.traceparent}\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    host, port = traced.http.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall((head + body).encode())
+    span = collector.trace(caller.trace_id, 2)[0]
+    assert span.attributes["error.type"] == "CANCELLED"
+    assert "http.response.status_code" not in span.attributes
+    assert not span.is_error
 
 
 @pytest.mark.parametrize("call", [over_http, over_grpc])

@@ -246,7 +246,7 @@ class GRPCService:
                 self._judge(broken)
             else:
                 return read_response(request, response)
-        metadata = (*self._metadata, *trace_headers().items())
+        metadata = (*self._metadata, *_metadata(trace_headers()))
         with _failures():
             answer = await self._stub.Sample(sample_message(request), timeout=timeout, metadata=metadata)
         return read_sample(request, answer)
