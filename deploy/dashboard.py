@@ -255,6 +255,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
             "expr": query.expr,
             "legendFormat": query.legend,
             "format": "heatmap" if heatmap else "time_series",
+            "exemplar": panel.unit == "s",  # what takes time has traces to show, where they are on
         }
         for index, query in enumerate(panel.queries)
     ]

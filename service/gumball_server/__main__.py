@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
 from prometheus_client import disable_created_metrics
 
 from gumball_server.batcher import Batcher, Limits
 from gumball_server.devices import DeviceError, open_device
+from gumball_server.exchange import Exchange
 from gumball_server.frontends import Supervisor
 from gumball_server.info import VERSION, DeviceInfo
 from gumball_server.lifecycle import Lifecycle, State
@@ -29,10 +30,16 @@ from gumball_server.series import Memory
 from gumball_server.settings import Settings, SettingsError, read_settings, unknown_variables
 from gumball_server.worker import AnyWorker
 
+if TYPE_CHECKING:
+    from gumball_server.tracing import Tracing
+
 log = logging.getLogger("gumball")
 
 # How long a thread that parses or writes a large body may keep the GIL from the event loop.
 SWITCH_SECONDS = 0.5e-3
+
+# How long the collector of traces may take for the last of them.
+FLUSH_SECONDS = 5.0
 
 T = TypeVar("T")
 
@@ -55,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.warning("%s is no setting of this version, and is ignored", name)
     disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
+        if settings.trace_endpoint:
+            _tracing_type()  # what is missing is said before the kernels are loaded
         if settings.frontend_count > 1:
             return _supervise(settings, security)
         uvloop.run(serve(settings, security, Metrics(VERSION), partial(_log_ready, time.perf_counter())))
@@ -99,9 +108,11 @@ async def serve(settings: Settings, security: Security, metrics: Metrics, ready:
     """Listen, load the kernels, tell that all is ready and where, serve, drain."""
     lifecycle = Lifecycle()
     batcher = Batcher(_limits(settings), metrics)
+    tracing = _tracing_type()(settings) if settings.trace_endpoint else None
+    exchange_of = tracing.exchange if tracing else Exchange
     with _stop_signals() as stop:
         try:
-            listeners = await listen(settings, batcher, metrics, lifecycle, security)
+            listeners = await listen(settings, batcher, metrics, lifecycle, security, exchange_of)
         except OSError as error:
             raise StartError(f"cannot listen: {error}") from error
         watching = asyncio.ensure_future(security.watch())
@@ -121,7 +132,18 @@ async def serve(settings: Settings, security: Security, metrics: Metrics, ready:
             await asyncio.wait_for(batcher.drained(), settings.drain_seconds)
         batcher.close()
         watching.cancel()
+        if tracing:
+            await asyncio.wait((_in_daemon(tracing.close),), timeout=FLUSH_SECONDS)
     log.info("stopped")
+
+
+def _tracing_type() -> "type[Tracing]":
+    """What traces, which is imported only where that is asked for."""
+    try:
+        from gumball_server.tracing import Tracing
+    except ModuleNotFoundError as missing:
+        raise StartError(f"trace_endpoint needs pip install 'gumball[tracing]': {missing}") from None
+    return Tracing
 
 
 def _settle() -> None:

@@ -14,9 +14,8 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from gumball_server.domain import Reason, SampleRequest, SampleResult, SamplingError
+from gumball_server.domain import Reason, Run, SampleRequest, SampleResult, SamplingError
 from gumball_server.metrics import Drop, Metrics
 from gumball_server.worker import AnyWorker, Drawn
 
@@ -81,14 +80,6 @@ class _Awaited(Pending):
             self.future.set_result(outcome)
 
 
-class Run(NamedTuple):
-    """What came of drawing a batch."""
-
-    drawn: list[Drawn]
-    start_ns: int
-    compute_ns: int
-
-
 class Batcher:
     """Lives on one event loop; every method must be called there."""
 
@@ -151,12 +142,11 @@ class Batcher:
         Raises SamplingError, as `sample` does.
         """
         self._admit(request, request.elements)
-        run = self._run([request])
-        self._count([request], [0], run)
-        (drawn,) = run.drawn
+        (drawn,), run = outcome = self._run([request])
+        self._count([request], [0], *outcome)
         if isinstance(drawn, SamplingError):
             raise drawn
-        return SampleResult(request, drawn, 0, run.compute_ns)
+        return SampleResult(request, drawn, 0, run.compute_ns, run)
 
     def submit(self, pending: Pending, request: SampleRequest, deadline: float | None = None) -> None:
         """Admit a request: `pending.done` is called with its outcome.
@@ -231,7 +221,7 @@ class Batcher:
         while self._handed < HANDED_BATCHES and (batch := self._gather(self._large, self._limits.max_batch_elements)):
             self._hand_over(batch)
         if batch := self._gather(self._small, SMALL_WORK):
-            self._finish(batch, self._run([pending.request for pending in batch]))
+            self._finish(batch, *self._run([pending.request for pending in batch]))
         if self._small and not self._scheduled:
             self._schedule()
 
@@ -258,15 +248,15 @@ class Batcher:
         running = asyncio.get_running_loop().run_in_executor(
             self._thread, self._run, [pending.request for pending in batch]
         )
-        running.add_done_callback(lambda done: None if done.cancelled() else self._take_back(batch, done.result()))
+        running.add_done_callback(lambda done: None if done.cancelled() else self._take_back(batch, *done.result()))
 
-    def _take_back(self, batch: list[Pending], run: Run) -> None:
+    def _take_back(self, batch: list[Pending], drawn: list[Drawn], run: Run) -> None:
         self._handed -= 1
-        self._finish(batch, run)
+        self._finish(batch, drawn, run)
         if not self._scheduled:
             self._schedule()
 
-    def _run(self, requests: Sequence[SampleRequest]) -> Run:
+    def _run(self, requests: Sequence[SampleRequest]) -> tuple[list[Drawn], Run]:
         """Draw a batch, on whichever thread this is. A defect fails the batch, never the thread."""
         start_ns = time.perf_counter_ns()
         try:
@@ -274,7 +264,8 @@ class Batcher:
         except Exception:
             log.exception("a batch of %d requests failed", len(requests))
             drawn = [SamplingError(Reason.INTERNAL, "the sampler failed; the server's log says why")] * len(requests)
-        return Run(drawn, start_ns, time.perf_counter_ns() - start_ns)
+        compute_ns = time.perf_counter_ns() - start_ns
+        return drawn, Run(start_ns, compute_ns, self._device, len(requests), sum([each.rows for each in requests]))
 
     def _draw(self, requests: Sequence[SampleRequest]) -> list[Drawn]:
         if self._worker is None:
@@ -284,11 +275,11 @@ class Batcher:
             raise RuntimeError(f"the worker gave {len(drawn)} results for {len(requests)} requests")
         return drawn
 
-    def _finish(self, batch: Sequence[Pending], run: Run) -> None:
+    def _finish(self, batch: Sequence[Pending], outcomes: list[Drawn], run: Run) -> None:
         """Give every request of a batch its outcome."""
         waited_ns = [run.start_ns - pending.admitted_ns for pending in batch]
-        self._count([pending.request for pending in batch], waited_ns, run)
-        for pending, drawn in zip(batch, run.drawn, strict=True):
+        self._count([pending.request for pending in batch], waited_ns, outcomes, run)
+        for pending, drawn in zip(batch, outcomes, strict=True):
             self._release(pending)
             if pending.unwanted is None:
                 if pending.timer is not None:
@@ -302,23 +293,25 @@ class Batcher:
         if isinstance(drawn, SamplingError):
             outcome = drawn
         else:
-            outcome = SampleResult(pending.request, drawn, run.start_ns - pending.admitted_ns, run.compute_ns)
+            outcome = SampleResult(pending.request, drawn, run.start_ns - pending.admitted_ns, run.compute_ns, run)
         try:
             pending.done(outcome)
         except Exception:  # of whoever waited for it; its neighbours are waiting too
             log.exception("an outcome could not be delivered")
 
-    def _count(self, requests: Sequence[SampleRequest], waited_ns: Sequence[int], run: Run) -> None:
+    def _count(
+        self, requests: Sequence[SampleRequest], waited_ns: Sequence[int], outcomes: list[Drawn], run: Run
+    ) -> None:
         metrics = self._metrics
-        self._batch_requests.observe(len(requests))
-        self._batch_rows.observe(sum([request.rows for request in requests]))
+        self._batch_requests.observe(run.requests)
+        self._batch_rows.observe(run.rows)
         self._batch_elements.observe(sum([request.elements for request in requests]))
-        metrics.compute_duration.labels(self._device).observe(run.compute_ns / 1e9)
+        metrics.compute_duration.labels(run.device).observe(run.compute_ns / 1e9)
         for waited in waited_ns:
             self._queue_duration.observe(waited / 1e9)
         drawn = [
             request
-            for request, outcome in zip(requests, run.drawn, strict=True)
+            for request, outcome in zip(requests, outcomes, strict=True)
             if not isinstance(outcome, SamplingError)
         ]
         metrics.rows.add(count=sum([request.rows for request in drawn]))

@@ -250,6 +250,16 @@ class SampleRequest(NamedTuple):
         return (self.rows, *self.layout.shapes[output])
 
 
+class Run(NamedTuple):
+    """The drawing of one batch: when, on what, and of how many requests and rows."""
+
+    start_ns: int  # of time.perf_counter_ns
+    compute_ns: int
+    device: str
+    requests: int
+    rows: int
+
+
 class SampleResult(NamedTuple):
     """The outputs of a request, by name and in the order asked for, and the time it took."""
 
@@ -257,3 +267,4 @@ class SampleResult(NamedTuple):
     outputs: dict[Output, Array]
     queue_ns: int
     compute_ns: int
+    run: Run | None = None  # None where there are no batches

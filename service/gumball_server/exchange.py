@@ -9,7 +9,7 @@ import logging
 import secrets
 import time
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -21,6 +21,7 @@ log = logging.getLogger("gumball")
 
 T = TypeVar("T")
 Attend = Callable[[Coroutine[None, None, SampleResult]], Awaitable[SampleResult]]
+Headers = Iterable[tuple[str | bytes, str | bytes]]  # what came with a request, names in lower case
 
 
 async def _await(sampling: Coroutine[None, None, SampleResult]) -> SampleResult:
@@ -46,17 +47,22 @@ class Ask(Generic[T]):
 
 
 class Count:
-    """What is known so far of a request that is being counted."""
+    """What is known so far of a request that is being counted; its operation and headers are for traces."""
 
-    def __init__(self) -> None:
+    def __init__(self, operation: str = "", headers: Callable[[], Headers] = tuple) -> None:
+        self.operation = operation
+        self.headers = headers
         self.mode: Mode | None = None
         self.started = time.perf_counter()  # set anew when the whole request is there
+        self.traceresponse: str | None = None  # the trace that it belongs to, for its caller
 
 
 class Call(Pending, Generic[T]):
     """A request that needs no coroutine."""
 
-    __slots__ = ("abandoned", "exchange", "has_large_body", "large_answer", "mode", "started")
+    __slots__ = ("abandoned", "exchange", "has_large_body", "large_answer", "mode", "started", "traceresponse")
+
+    operation: str  # for traces, as `headers` and `traceresponse` are: see `Count`
 
     def __init__(self, exchange: "Exchange", large_answer: int, has_large_body: bool = False) -> None:
         super().__init__()
@@ -66,9 +72,14 @@ class Call(Pending, Generic[T]):
         self.mode: Mode | None = None
         self.started = time.perf_counter()
         self.abandoned = False
+        self.traceresponse: str | None = None
 
     def done(self, outcome: Outcome) -> None:
         self.exchange.finish(self, outcome)
+
+    @abstractmethod
+    def headers(self) -> Headers:
+        """What came with the request."""
 
     @abstractmethod
     def decode(self) -> tuple[SampleRequest, float | None]:
@@ -85,6 +96,9 @@ class Call(Pending, Generic[T]):
     @abstractmethod
     def refuse(self, error: SamplingError) -> None:
         """Send the error."""
+
+
+_CANCELLED = SamplingError(Reason.CANCELLED, "the caller is gone")
 
 
 class Exchange:
@@ -105,26 +119,25 @@ class Exchange:
         """Return once every request that was received is answered."""
         await self._idle.wait()
 
-    async def answer(self, receive: Callable[[], Awaitable[Ask[T]]]) -> T:
+    async def answer(self, receive: Callable[[], Awaitable[Ask[T]]], count: Count) -> T:
         """Receive, decode, sample, encode.
 
         Raises SamplingError, and nothing else: a defect is logged with an id and becomes INTERNAL.
         """
-        count, code = Count(), "OK"
         self.open()
         try:
-            return await self._answer(count, receive)
+            answer = await self._answer(count, receive)
         except SamplingError as error:
-            code = error.reason.value
+            self._close(count, error)
             raise
         except asyncio.CancelledError:
-            code = Reason.CANCELLED.value
+            self._close(count, _CANCELLED)
             raise
         except Exception as defect:
-            code = Reason.INTERNAL.value
-            raise _internal(defect) from defect
-        finally:
-            self._close(count, code)
+            self._close(count, refusal := _internal(defect))
+            raise refusal from defect
+        self._close(count)
+        return answer
 
     async def _answer(self, count: Count, receive: Callable[[], Awaitable[Ask[T]]]) -> T:
         ask = await receive()
@@ -152,7 +165,7 @@ class Exchange:
     def count_refusal(self, error: SamplingError) -> None:
         """Count a request that was refused before it was read."""
         self.open()
-        self._close(Count(), error.reason.value)
+        self._close(Count(), error)
 
     def begin(self, call: Call[T]) -> None:
         """Decode a call and admit it. Once, now or later, its `reply` or `refuse` is called, unless it is abandoned."""
@@ -170,7 +183,7 @@ class Exchange:
         """The caller is gone: withdraw what is not being computed yet, and answer nothing."""
         call.abandoned = True
         self._batcher.withdraw(call)
-        self._close(call, Reason.CANCELLED.value)
+        self._close(call, _CANCELLED)
 
     def finish(self, call: Call[T], outcome: Outcome) -> None:
         """Encode and send what a call came to."""
@@ -217,25 +230,27 @@ class Exchange:
     def _reply(self, call: Call[T], answer: T, start: float) -> None:
         if not call.abandoned:
             self._encode_duration.observe(time.perf_counter() - start)
-            self._close(call, "OK")
+            self._close(call)
             call.reply(answer)
 
     def _refuse(self, call: Call[T], error: Exception) -> None:
         if not call.abandoned:
             refusal = error if isinstance(error, SamplingError) else _internal(error)
-            self._close(call, refusal.reason.value)
+            self._close(call, refusal)
             call.refuse(refusal)
 
-    def _close(self, count: Count | Call[T], code: str) -> None:
-        """Count a request under its outcome."""
+    def _close(self, count: Count | Call[T], error: SamplingError | None = None) -> float:
+        """Count a request under its outcome. Returns the seconds that it took."""
         mode = count.mode.value if count.mode else "invalid"
+        seconds = time.perf_counter() - count.started
         metrics = self._metrics
         metrics.inflight.add(count=-1)
-        metrics.request_duration.labels(self._transport, mode).observe(time.perf_counter() - count.started)
-        metrics.requests.add(self._transport, mode, code)
+        metrics.request_duration.labels(self._transport, mode).observe(seconds)
+        metrics.requests.add(self._transport, mode, "OK" if error is None else error.reason.value)
         self._answering -= 1
         if not self._answering:
             self._idle.set()
+        return seconds
 
 
 def _internal(defect: Exception) -> SamplingError:

@@ -82,7 +82,7 @@ class Messages:
 class Context:
     """A call, as its handler sees it: what our servicers ask of a `grpc.aio.ServicerContext`."""
 
-    __slots__ = ("_deadline", "_handler", "_messages", "_scope", "_send", "_started", "_timeout")
+    __slots__ = ("_deadline", "_handler", "_messages", "_scope", "_send", "_started", "_timeout", "_trailing")
 
     def __init__(self, handler: Any, messages: Messages, scope: Scope, send: Send, timeout: bytes | None) -> None:
         self._handler = handler
@@ -92,6 +92,7 @@ class Context:
         self._timeout = timeout
         self._deadline: float | None = None
         self._started = False
+        self._trailing: Metadata = ()
 
     @property
     def method(self) -> str:
@@ -102,6 +103,9 @@ class Context:
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         return grpc_protocol.metadata(self._scope["headers"])
+
+    def set_trailing_metadata(self, trailing_metadata: Metadata) -> None:
+        self._trailing = trailing_metadata
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
         raise StatusError(code, details, trailing_metadata)
@@ -135,6 +139,7 @@ class Context:
 
     async def finish(self, status: Headers) -> None:
         """End the call: in trailers, or where no message went before, in one block of headers."""
+        status = status + grpc_protocol.metadata_headers(self._trailing) if self._trailing else status
         if self._started:
             await self._send({"type": "http.response.body", "body": b""})
             await self._send({"type": "http.response.trailers", "headers": status})

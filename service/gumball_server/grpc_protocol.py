@@ -39,8 +39,7 @@ class StatusError(Exception):
         headers = [(b"grpc-status", b"%d" % self.code.value[0])]
         if self.details:
             headers.append((b"grpc-message", urllib.parse.quote(self.details, safe=_PRINTABLE).encode()))
-        headers += [(name.encode(), _value(value)) for name, value in self.trailing_metadata]
-        return headers
+        return headers + metadata_headers(self.trailing_metadata)
 
 
 def too_large(max_bytes: int) -> SamplingError:
@@ -81,6 +80,11 @@ def metadata(headers: Headers) -> tuple[tuple[str, str | bytes], ...]:
         for name, value in headers
         if not name.startswith(b"grpc-") and name not in (b"te", b"content-type")
     )
+
+
+def metadata_headers(metadata: Metadata) -> Headers:
+    """The same the other way."""
+    return [(name.encode(), _value(value)) for name, value in metadata]
 
 
 def _value(value: str | bytes) -> bytes:

@@ -17,8 +17,9 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleResult, SamplingError
-from gumball_server.exchange import LARGE_BYTES, Ask, Call, Exchange
+from gumball_server.exchange import LARGE_BYTES, Ask, Call, Count, Exchange, Headers
 from gumball_server.grpc_asgi import Check, GrpcApplication
+from gumball_server.grpc_protocol import Metadata
 from gumball_server.grpc_stream import Streams, deadline_of
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
@@ -26,6 +27,7 @@ from gumball_server.settings import Settings
 from gumball_server.wire import inference, message
 
 SERVICE = pb.DESCRIPTOR.services_by_name["SamplingService"].full_name
+SAMPLE = f"{SERVICE}/Sample"
 
 STATUS = {
     Reason.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
@@ -51,6 +53,8 @@ class SampleCall(Call[bytes]):
 
     __slots__ = ("_body", "_context", "_ended", "_id", "_response")
 
+    operation = SAMPLE
+
     def __init__(self, exchange: Exchange, body: bytes, context: Any) -> None:
         super().__init__(exchange, LARGE_BYTES)
         self._body = body
@@ -69,6 +73,10 @@ class SampleCall(Call[bytes]):
             if not (self._ended or _is_due(self._context)):
                 self.exchange.abandon(self)
             raise
+
+    def headers(self) -> Headers:
+        headers: Headers = self._context.invocation_metadata()
+        return headers
 
     def decode(self) -> tuple[SampleRequest, float | None]:
         parsed = parse(pb.SampleRequest, self._body)
@@ -98,12 +106,19 @@ class SamplingService:
         self._info = info
 
     async def sample(self, body: bytes, context: Any) -> bytes:
+        asked: SampleCall | Count
         try:
             if len(body) <= LARGE_BYTES:
-                return await SampleCall(self._exchange, body, context).response()
-            return await self._exchange.answer(partial(_ask, body, context))
+                asked = SampleCall(self._exchange, body, context)
+                answer = await asked.response()
+            else:
+                asked = Count(SAMPLE, context.invocation_metadata)
+                answer = await self._exchange.answer(partial(_ask, body, context), asked)
         except SamplingError as error:
-            await refuse(context, error)
+            await refuse(context, error, _trace_metadata(asked))
+        if asked.traceresponse is not None:
+            context.set_trailing_metadata(_trace_metadata(asked))
+        return answer
 
     async def refuse(self, context: Any, error: SamplingError) -> None:
         """End a call that came to no handler."""
@@ -251,11 +266,16 @@ def parse(kind: Any, body: bytes) -> Any:
         raise MalformedError(f"the message does not parse as {kind.DESCRIPTOR.full_name}") from None
 
 
-async def refuse(context: Any, error: SamplingError) -> NoReturn:
+async def refuse(context: Any, error: SamplingError, metadata: Metadata = ()) -> NoReturn:
     """End a call with an error: its status for people, and google.rpc.Status for programs."""
     details = _details(error).SerializeToString()
-    await context.abort(STATUS[error.reason], str(error)[:MESSAGE_CHARACTERS], (("grpc-status-details-bin", details),))
+    trailing = (("grpc-status-details-bin", details), *metadata)
+    await context.abort(STATUS[error.reason], str(error)[:MESSAGE_CHARACTERS], trailing)
     raise error  # abort has raised already
+
+
+def _trace_metadata(asked: SampleCall | Count) -> Metadata:
+    return () if asked.traceresponse is None else (("traceresponse", asked.traceresponse),)
 
 
 def _details(error: SamplingError) -> Status:

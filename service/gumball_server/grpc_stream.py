@@ -16,7 +16,7 @@ from gumball.framing import stream_message
 from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleResult, SamplingError
-from gumball_server.exchange import LARGE_BYTES, Call, Exchange
+from gumball_server.exchange import LARGE_BYTES, Call, Exchange, Headers
 from gumball_server.security import Tokens
 from gumball_server.wire import message
 
@@ -68,10 +68,18 @@ class StreamCall(Call[bytes]):
 
     __slots__ = ("message", "stream")
 
+    operation = "gumball.v1.SamplingService/SampleStream"
+
     def __init__(self, exchange: Exchange, stream: "Stream", request: pb.SampleRequest) -> None:
         super().__init__(exchange, LARGE_BYTES)
         self.stream = stream
         self.message = request
+
+    def headers(self) -> Headers:
+        if self.message.HasField("trace"):
+            trace = self.message.trace
+            return ("traceparent", trace.traceparent), ("tracestate", trace.tracestate)
+        return self.stream.headers()
 
     def decode(self) -> tuple[SampleRequest, float | None]:
         return message.decode(self.message), deadline_of(self.message)
@@ -123,6 +131,11 @@ class Stream:
                 self._exchange.abandon(call)
         if self._end is not None:
             raise self._end
+
+    def headers(self) -> Headers:
+        """What came with the call."""
+        headers: Headers = self._context.invocation_metadata()
+        return headers
 
     def drain(self) -> None:
         """Read nothing more."""

@@ -11,9 +11,9 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gumball_server.domain import SampleRequest, SampleResult, SamplingError
-from gumball_server.exchange import Call, Exchange
+from gumball_server.exchange import Call, Exchange, Headers
 from gumball_server.http_guard import authorization
-from gumball_server.http_sample import PATH, Head, HeadReader, Reply, problem
+from gumball_server.http_sample import OPERATION, PATH, Head, HeadReader, Reply, problem, traced
 from gumball_server.security import Tokens
 
 # What a client may take to read its last answer and to end TLS, when the service stops.
@@ -37,6 +37,7 @@ class SampleCall(Call[Reply]):
 
     __slots__ = ("_arrived", "_head", "_protocol", "body", "disconnected", "keep_alive", "response_complete")
 
+    operation = OPERATION
     message_event = _NOBODY
 
     def __init__(self, exchange: Exchange, protocol: "SampleProtocol", head: Head, keep_alive: bool) -> None:
@@ -47,6 +48,10 @@ class SampleCall(Call[Reply]):
         self.body: list[bytes] = []
         self.keep_alive = keep_alive
         self.response_complete = self.disconnected = False
+
+    def headers(self) -> Headers:
+        headers: Headers = self._protocol.headers
+        return headers
 
     def decode(self) -> tuple[SampleRequest, float | None]:
         head, chunks = self._head, self.body
@@ -123,6 +128,8 @@ class SampleProtocol(HttpToolsProtocol):
 
     def respond(self, call: SampleCall, reply: Reply) -> None:
         """Answer a call, and go on with what the connection brings next."""
+        if call.traceresponse is not None:
+            reply = traced(reply, call.traceresponse)
         call.response_complete = True
         self._call = None
         self.transport.write(self._response(reply, call.keep_alive))

@@ -13,6 +13,7 @@ from gumball_server.exchange import LARGE_BYTES
 from gumball_server.wire import binary_form, json_form, text
 
 PATH = "/sample"
+OPERATION = f"POST {PATH}"
 
 STATUS = {
     Reason.INVALID_ARGUMENT: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -115,6 +116,13 @@ class HeadReader:
     def too_large(self) -> SamplingError:
         """The body has more bytes than is taken."""
         return SamplingError(Reason.TOO_LARGE, f"the body may have {self.max_bytes} bytes", "body")
+
+
+def traced(reply: Reply, traceresponse: str | None) -> Reply:
+    """The response with the trace that it belongs to, by the header that W3C drafts for it."""
+    if traceresponse is None:
+        return reply
+    return reply._replace(headers={**(reply.headers or {}), "traceresponse": traceresponse})
 
 
 def problem(error: SamplingError) -> Reply:

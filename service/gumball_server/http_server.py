@@ -7,14 +7,14 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gumball_server.domain import Reason, SampleResult, SamplingError
-from gumball_server.exchange import Ask, Exchange
-from gumball_server.http_sample import PATH, STATUS, HeadReader, Reply, problem
+from gumball_server.exchange import Ask, Count, Exchange
+from gumball_server.http_sample import OPERATION, PATH, STATUS, HeadReader, Reply, problem, traced
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
 from gumball_server.metrics import Metrics
@@ -38,13 +38,14 @@ class SampleEndpoint:
         self._heads = heads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        count = Count(OPERATION, lambda: scope["headers"])
         try:
-            reply = await self._exchange.answer(partial(self._ask, scope, receive))
+            reply = await self._exchange.answer(partial(self._ask, scope, receive), count)
         except DisconnectedError:
             return
         except SamplingError as error:
             reply = problem(error)
-        await send_reply(reply, send)
+        await send_reply(traced(reply, count.traceresponse), send)
 
     async def _ask(self, scope: Scope, receive: Receive) -> Ask[Reply]:
         started = asyncio.get_running_loop().time()
@@ -122,9 +123,10 @@ def create_admin_app(metrics: Metrics, lifecycle: Lifecycle, info: Info) -> Fast
         return info
 
     @app.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
-    async def get_metrics() -> Response:
+    async def get_metrics(request: Request) -> Response:
         await asyncio.to_thread(metrics.processes.read)
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))  # exemplars are for OpenMetrics alone
+        return Response(encode(metrics.registry), headers={"content-type": content_type})
 
     @app.get("/", include_in_schema=False)
     async def index() -> RedirectResponse:

@@ -118,17 +118,25 @@ class Listeners:
 
 
 async def listen(
-    settings: Settings, batcher: Batcher, metrics: Metrics, lifecycle: Lifecycle, security: Security
+    settings: Settings,
+    batcher: Batcher,
+    metrics: Metrics,
+    lifecycle: Lifecycle,
+    security: Security,
+    exchange_of: Callable[[str, Batcher, Metrics], Exchange] = Exchange,
 ) -> Listeners:
-    """Listen wherever the settings say. Raises OSError for an address that cannot be had."""
+    """Listen wherever the settings say; `exchange_of` makes the exchange of a transport.
+
+    Raises OSError for an address that cannot be had.
+    """
     told = info(settings)
     host = _in_url(settings.host)
     certificates, tokens = security.certificates, security.tokens
     http = _tcp(settings, settings.http_port)
     addresses = {"http": f"http{'s' if certificates else ''}://{host}:{http.getsockname()[1]}"}
     model = Model(lifecycle, metrics)
-    exchange, heads = Exchange("http", batcher, metrics), HeadReader(settings.max_request_bytes)
-    v2_exchange = Exchange("oip_http", batcher, metrics)
+    exchange, heads = exchange_of("http", batcher, metrics), HeadReader(settings.max_request_bytes)
+    v2_exchange = exchange_of("oip_http", batcher, metrics)
     v2 = guard(tokens, v2_exchange, refusal)(create_inference_app(v2_exchange, model, heads))
     open_paths = OPEN_PATHS | ({"/metrics"} if settings.open_metrics else set())
     guarded = guard(tokens, exchange, problem, open_paths)
@@ -142,7 +150,7 @@ async def listen(
         admin = _tcp(settings, settings.admin_port)
         addresses["admin"] = f"http://{host}:{admin.getsockname()[1]}"
         servers.append(HttpServer(create_admin_app(metrics, lifecycle, told), [admin]))
-    grpc_exchange, oip_exchange = (Exchange(transport, batcher, metrics) for transport in ("grpc", "oip_grpc"))
+    grpc_exchange, oip_exchange = (exchange_of(transport, batcher, metrics) for transport in ("grpc", "oip_grpc"))
     streams = Streams(grpc_exchange, tokens)
     inference = InferenceService(oip_exchange, model)
     handlers = (grpc_exchange, streams, lifecycle, told, settings, inference.handlers())

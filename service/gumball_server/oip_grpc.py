@@ -8,12 +8,13 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 
 from gumball_server.domain import SamplingError
-from gumball_server.exchange import Ask, Exchange
+from gumball_server.exchange import Ask, Count, Exchange
 from gumball_server.grpc_server import parse, refuse
 from gumball_server.oip_model import Model, Told
 from gumball_server.wire import inference, oip_message
 from gumball_server.wire.inference import ModelInferRequest, ModelStreamInferResponse
 
+INFER, STREAM_INFER = (f"{inference.SERVICE.full_name}/{name}" for name in ("ModelInfer", "ModelStreamInfer"))
 # Requests of one stream that are answered at once; the stream is not read on while there are so many.
 STREAM_REQUESTS = 64
 
@@ -37,7 +38,7 @@ class InferenceService:
         }
 
     async def infer(self, body: bytes, context: Any) -> bytes:
-        return await self._answer(body, context, _bytes)
+        return await self._answer(body, context, INFER, _bytes)
 
     async def stream_infer(self, bodies: AsyncIterator[bytes], context: Any) -> None:
         """Answers the requests of a stream together, and tells the answers in the order of the requests."""
@@ -59,7 +60,7 @@ class InferenceService:
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self.stream_infer)
         return grpc.method_handlers_generic_handler(inference.SERVICE.full_name, methods)
 
-    async def _answer(self, body: bytes, context: Any, finish: Callable[[Any], bytes]) -> bytes:
+    async def _answer(self, body: bytes, context: Any, operation: str, finish: Callable[[Any], bytes]) -> bytes:
         async def receive() -> Ask[bytes]:
             remaining = context.time_remaining()
             message = parse(ModelInferRequest, body)
@@ -70,12 +71,12 @@ class InferenceService:
                 deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
             )
 
-        return await self._exchange.answer(receive)
+        return await self._exchange.answer(receive, Count(operation, context.invocation_metadata))
 
     async def _stream_answer(self, body: bytes, context: Any) -> bytes:
         """An answer or an error, which does not end the stream."""
         try:
-            return await self._answer(body, context, _stream_bytes)
+            return await self._answer(body, context, STREAM_INFER, _stream_bytes)
         except SamplingError as error:
             return _bytes(ModelStreamInferResponse(error_message=str(error)))
 

@@ -15,13 +15,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gumball_server.domain import MalformedError, SampleResult, SamplingError
-from gumball_server.exchange import Ask, Exchange
-from gumball_server.http_sample import JSON, RAW, HeadReader, Reply, problem, request_timeout
+from gumball_server.exchange import Ask, Count, Exchange
+from gumball_server.http_sample import JSON, RAW, HeadReader, Reply, problem, request_timeout, traced
 from gumball_server.http_server import REASON, DisconnectedError, read_body, send_reply, while_connected
 from gumball_server.oip_model import Model
 from gumball_server.wire import oip
 from gumball_server.wire.oip_json import Inference
 
+OPERATION = "POST /v2/models/{name}/infer"
 HEAD_LENGTH = "inference-header-content-length"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -55,13 +56,14 @@ class InferEndpoint:
         self._heads = heads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        count = Count(OPERATION, lambda: scope["headers"])
         try:
-            reply = await self._exchange.answer(partial(self._ask, scope, receive))
+            reply = await self._exchange.answer(partial(self._ask, scope, receive), count)
         except DisconnectedError:
             return
         except SamplingError as error:
             reply = refusal(error)
-        await send_reply(reply, send)
+        await send_reply(traced(reply, count.traceresponse), send)
 
     async def _ask(self, scope: Scope, receive: Receive) -> Ask[Reply]:
         started = asyncio.get_running_loop().time()

@@ -10,6 +10,9 @@ Every process must make the same series in the same order, and so the values of 
 
 import math
 import mmap
+import struct
+import time
+import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
@@ -17,12 +20,14 @@ from typing import TypeAlias
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 REGION = 1 << 13  # numbers a process has
 
 Labels = Mapping[str, Sequence[str]]  # names, and the values that each can have
 Numbers: TypeAlias = "memoryview[float]"
+Bucket = tuple[str, float] | tuple[str, float, Exemplar]  # its bound, and how many are below
 
 
 class Memory:
@@ -51,19 +56,64 @@ class Region:
         return of_all[self._process], of_all
 
 
+class Exemplars:
+    """The latest exemplar of each bucket: a value that was observed, when, and in which trace.
+
+    One process writes while others read, without a lock. What is read half old and half new does not fit its checksum,
+    nor does what was never written.
+    """
+
+    _CONTENT, _CHECKSUM = struct.Struct("=dd16s"), struct.Struct("=L")
+    _NUMBERS = 5  # of 8 bytes, that these take
+
+    __slots__ = ("_mine", "_of_all")
+
+    def __init__(self, region: Region, buckets: int) -> None:
+        mine, of_all = region.take(self._NUMBERS * buckets)
+        self._mine, self._of_all = mine.cast("B"), [each.cast("B") for each in of_all]
+
+    def write(self, bucket: int, value: float, trace_id: bytes) -> None:
+        content = self._CONTENT.pack(time.time(), value, trace_id)
+        start = 8 * self._NUMBERS * bucket
+        written = content + self._CHECKSUM.pack(zlib.crc32(content))
+        self._mine[start : start + len(written)] = written
+
+    def latest(self, bucket: int) -> Exemplar | None:
+        """That of a bucket, of all processes."""
+        read = [found for each in self._of_all if (found := self._read(each, bucket))]
+        if not read:
+            return None
+        timestamp, value, trace_id = max(read)
+        return Exemplar({"trace_id": trace_id.hex()}, value, timestamp)
+
+    def _read(self, written: memoryview, bucket: int) -> tuple[float, float, bytes] | None:
+        start = 8 * self._NUMBERS * bucket
+        copy = bytes(written[start : start + 8 * self._NUMBERS])
+        content, (checksum,) = copy[: self._CONTENT.size], self._CHECKSUM.unpack_from(copy, self._CONTENT.size)
+        return self._CONTENT.unpack(content) if zlib.crc32(content) == checksum else None
+
+
 class Series:
     """The observations of a histogram under one set of label values: how many up to each bound, and their sum."""
 
-    __slots__ = ("_bounds", "_mine", "_of_all")
+    __slots__ = ("_bounds", "_exemplars", "_mine", "_of_all")
 
     def __init__(self, region: Region, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self._mine, self._of_all = region.take(len(bounds) + 2)  # one count is of what is above every bound
+        self._exemplars = Exemplars(region, len(bounds) + 1)
 
     def observe(self, value: float) -> None:
         mine = self._mine
         mine[bisect_left(self._bounds, value)] += 1.0
         mine[-1] += value
+
+    def exemplify(self, value: float, trace_id: bytes) -> None:
+        """Remember in which trace a value was observed."""
+        self._exemplars.write(bisect_left(self._bounds, value), value, trace_id)
+
+    def exemplar(self, bucket: int) -> Exemplar | None:
+        return self._exemplars.latest(bucket)
 
     def sums(self) -> tuple[list[float], float]:
         """The counts, not cumulative, and the sum, of all processes."""
@@ -91,10 +141,12 @@ class Histogram(Collector):
         for values, series in self._series.items():
             counts, total = series.sums()
             if any(counts) or not values:
-                buckets, seen = [], 0.0
-                for bound, count in zip(bounds, counts, strict=True):
+                buckets: list[Bucket] = []
+                seen = 0.0
+                for number, (bound, count) in enumerate(zip(bounds, counts, strict=True)):
                     seen += count
-                    buckets.append((bound, seen))
+                    exemplar = series.exemplar(number) if count else None
+                    buckets.append((bound, seen, exemplar) if exemplar else (bound, seen))
                 family.add_metric(values, buckets, total)
         yield family
 

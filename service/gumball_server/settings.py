@@ -60,6 +60,8 @@ class Settings:
     token_file: str = _setting("", "bearer tokens, one a line, # before comments: callers must show one of them")
     open_metrics: bool = _setting(False, "answer /metrics on the HTTP port without a token, too", False, True)
     cors_origins: str = _setting("", "origins whose pages may call the service, comma-separated; * for any")
+    trace_endpoint: str = _setting("", "where to send traces: URL of an OpenTelemetry collector (OTLP over HTTP)")
+    trace_ratio: float = _setting(1.0, "share of the requests to trace whose caller has not decided it", 0, 1)
     cache_dir: str = _setting("~/.cache/gumball", "where compiled kernels are kept between starts")
     log_level: str = _setting("info", "debug, info, warning or error")
 
@@ -80,6 +82,8 @@ class Settings:
             raise SettingsError(f"grpc_engine: must be aio or h2corn, is {self.grpc_engine!r}")
         if self.grpc_engine == "h2corn" and self.grpc_max_connection_age_seconds:
             raise SettingsError("grpc_max_connection_age_seconds: must be 0 with grpc_engine h2corn")
+        if self.trace_endpoint and not self.trace_endpoint.startswith(("http://", "https://")):
+            raise SettingsError(f"trace_endpoint: must be http:// or https://, is {self.trace_endpoint!r}")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise SettingsError(f"log_level: must be debug, info, warning or error, is {self.log_level!r}")
 

@@ -53,7 +53,7 @@ def free_port() -> int:
 class Prometheus:
     """A Prometheus process: its targets are addresses by the name of their `instance`."""
 
-    def __init__(self, folder: Path, targets: dict[str, str], rules: str) -> None:
+    def __init__(self, folder: Path, targets: dict[str, str], rules: str, *flags: str) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
         (folder / "rules.yaml").write_text(sped_up(rules))
         (folder / "prometheus.yaml").write_text(self._configuration(targets))
@@ -64,6 +64,7 @@ class Prometheus:
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address={self.url.removeprefix('http://')}",
                 "--log.level=error",
+                *flags,
             ]
         )
         until(self._is_ready)

@@ -88,7 +88,7 @@ def test_every_setting_reaches_the_server(bound):
     """What the values say is what the server reads, at either end of every range."""
     said = {each.name: each.metadata[bound] if each in BOUNDED else "a text: with 'signs'" for each in fields(Settings)}
     said |= {name: {"low": 1, "high": 65535}[bound] for name in ("http_port", "grpc_port", "admin_port")}
-    said |= {"device": "cpu", "grpc_engine": "aio", "log_level": "error"}
+    said |= {"device": "cpu", "grpc_engine": "aio", "log_level": "error", "trace_endpoint": "http://collector:4318"}
     variables = environment(render(values={"settings": said}))
     assert asdict(read_settings([], variables)) == said
     assert not unknown_variables(variables)

@@ -33,6 +33,7 @@ from gumball._codec import (
 from gumball._credentials import Certificates
 from gumball._fork import grpc_is_used
 from gumball._stream import SampleStream, StreamBroken
+from gumball._tracing import trace_headers
 from gumball.v1 import sampling_pb2 as pb
 from gumball.v1.sampling_pb2_grpc import SamplingServiceStub
 
@@ -72,14 +73,13 @@ _NUMBER_OF_DTYPE: dict[str, pb.DataType] = {
 _NAME_OF_DTYPE = {pb.DATA_TYPE_FLOAT32: "float32", pb.DATA_TYPE_INT32: "int32"}
 
 
-def sample_message(request: SampleRequest, timeout: float | None = None) -> pb.SampleRequest:
-    """The message of a request; it says nothing that is so by default. `timeout` is for streams."""
+def sample_message(request: SampleRequest) -> pb.SampleRequest:
+    """The message of a request; it says nothing that is so by default."""
     message = pb.SampleRequest(
         mode=_NUMBER_OF_MODE[request.mode],
         seed=request.seed,
         without_replacement=request.without_replacement,
         top_log_probs=request.top_log_probs,
-        timeout_seconds=timeout,
     )
     logits = request.logits
     tensor = message.logits if request.source == "logits" else message.probs
@@ -122,6 +122,17 @@ def _schedule(schedule: TauSchedule | None) -> pb.TauSchedule:
         raise errors.InvalidArgument(f"has the kind {schedule['kind']!r}", "tau_schedule")
     numbers: dict[str, Any] = {name: value for name, value in schedule.items() if name != "kind"}
     return pb.TauSchedule(kind=kind, **numbers)
+
+
+def _stream_message(request: SampleRequest, timeout: float | None) -> bytes:
+    """The message of a request in a stream, which has no deadline and no metadata of a call of its own."""
+    message = sample_message(request)
+    if timeout is not None:
+        message.timeout_seconds = timeout
+    if "traceparent" in (headers := trace_headers()):
+        message.trace.traceparent = headers["traceparent"]
+        message.trace.tracestate = headers.get("tracestate", "")
+    return message.SerializeToString()
 
 
 def read_sample(request: SampleRequest, answer: pb.SampleResponse) -> Sample:
@@ -235,13 +246,14 @@ class GRPCService:
     ) -> Sample:
         if self._has_stream and request.logits.nbytes + request.form.nbytes <= SMALL_BYTES:
             try:
-                response = await self._stream.sample(sample_message(request, timeout).SerializeToString())
+                response = await self._stream.sample(_stream_message(request, timeout))
             except StreamBroken as broken:
                 self._judge(broken)
             else:
                 return read_response(request, response)
+        metadata = (*self._metadata, *_metadata(trace_headers()))
         with _failures():
-            answer = await self._stub.Sample(sample_message(request), timeout=timeout, metadata=self._metadata)
+            answer = await self._stub.Sample(sample_message(request), timeout=timeout, metadata=metadata)
         return read_sample(request, answer)
 
     async def info(self) -> Info:

@@ -27,6 +27,7 @@ from gumball._codec import (
     sample_of,
 )
 from gumball._credentials import Certificates
+from gumball._tracing import trace_headers
 
 T = TypeVar("T")
 
@@ -274,7 +275,7 @@ class HTTPService:
             call.method,
             call.target,
             content=call.content,
-            headers=call.headers,
+            headers={**call.headers, **trace_headers()},
             timeout=httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout or CONNECT_TIMEOUT)),
             extensions=self._extensions,
         )

@@ -56,6 +56,8 @@ def _decode_fast(message: pb.SampleRequest) -> SampleRequest | None:
     tensor.ClearField("data")
     message.ClearField("seed")
     message.ClearField("id")
+    if message.HasField("trace"):  # which the transport has read
+        message.ClearField("trace")
     rest = message.SerializeToString()
     message.id = request_id
     known = _known(rest, len(data)) if len(rest) <= _SHORT_BYTES else None

@@ -97,7 +97,7 @@ class LogitBias(_message.Message):
     def __init__(self, category: _Optional[int] = ..., bias: _Optional[float] = ...) -> None: ...
 
 class SampleRequest(_message.Message):
-    __slots__ = ("id", "logits", "probs", "mode", "outputs", "seed", "seeds", "first_row", "draws", "first_draw", "tau", "temperature", "tau_schedule", "top_k", "top_p", "min_p", "logit_bias", "without_replacement", "top_log_probs", "timeout_seconds")
+    __slots__ = ("id", "logits", "probs", "mode", "outputs", "seed", "seeds", "first_row", "draws", "first_draw", "tau", "temperature", "tau_schedule", "top_k", "top_p", "min_p", "logit_bias", "without_replacement", "top_log_probs", "timeout_seconds", "trace")
     ID_FIELD_NUMBER: _ClassVar[int]
     LOGITS_FIELD_NUMBER: _ClassVar[int]
     PROBS_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +118,7 @@ class SampleRequest(_message.Message):
     WITHOUT_REPLACEMENT_FIELD_NUMBER: _ClassVar[int]
     TOP_LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
     id: int
     logits: Tensor
     probs: Tensor
@@ -138,7 +139,16 @@ class SampleRequest(_message.Message):
     without_replacement: int
     top_log_probs: int
     timeout_seconds: float
-    def __init__(self, id: _Optional[int] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., probs: _Optional[_Union[Tensor, _Mapping]] = ..., mode: _Optional[_Union[Mode, str]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., seed: _Optional[int] = ..., seeds: _Optional[_Iterable[int]] = ..., first_row: _Optional[int] = ..., draws: _Optional[int] = ..., first_draw: _Optional[_Iterable[int]] = ..., tau: _Optional[_Iterable[float]] = ..., temperature: _Optional[_Iterable[float]] = ..., tau_schedule: _Optional[_Union[TauSchedule, _Mapping]] = ..., top_k: _Optional[_Iterable[int]] = ..., top_p: _Optional[_Iterable[float]] = ..., min_p: _Optional[_Iterable[float]] = ..., logit_bias: _Optional[_Iterable[_Union[LogitBias, _Mapping]]] = ..., without_replacement: _Optional[int] = ..., top_log_probs: _Optional[int] = ..., timeout_seconds: _Optional[float] = ...) -> None: ...
+    trace: TraceContext
+    def __init__(self, id: _Optional[int] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., probs: _Optional[_Union[Tensor, _Mapping]] = ..., mode: _Optional[_Union[Mode, str]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., seed: _Optional[int] = ..., seeds: _Optional[_Iterable[int]] = ..., first_row: _Optional[int] = ..., draws: _Optional[int] = ..., first_draw: _Optional[_Iterable[int]] = ..., tau: _Optional[_Iterable[float]] = ..., temperature: _Optional[_Iterable[float]] = ..., tau_schedule: _Optional[_Union[TauSchedule, _Mapping]] = ..., top_k: _Optional[_Iterable[int]] = ..., top_p: _Optional[_Iterable[float]] = ..., min_p: _Optional[_Iterable[float]] = ..., logit_bias: _Optional[_Iterable[_Union[LogitBias, _Mapping]]] = ..., without_replacement: _Optional[int] = ..., top_log_probs: _Optional[int] = ..., timeout_seconds: _Optional[float] = ..., trace: _Optional[_Union[TraceContext, _Mapping]] = ...) -> None: ...
+
+class TraceContext(_message.Message):
+    __slots__ = ("traceparent", "tracestate")
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
+    traceparent: str
+    tracestate: str
+    def __init__(self, traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class SampleResponse(_message.Message):
     __slots__ = ("id", "contract", "seed", "seeds", "tau", "shape", "timings", "index", "one_hot", "soft", "log_soft", "score", "log_prob", "probs", "entropy", "top_index", "top_log_prob", "error")
