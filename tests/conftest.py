@@ -17,12 +17,17 @@ START_SECONDS = 120
 
 
 class Server:
-    """A `gumball_server` process of our own."""
+    """A `gumball_server` process of our own, or that of a script which is one."""
 
-    def __init__(self, *flags: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        environment: dict[str, str] | None = None,
+        program: tuple[str, ...] = ("-m", "gumball_server"),
+    ) -> None:
         arguments = ("--http-port", "0", "--grpc-port", "0", *flags)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gumball_server", *arguments],
+            [sys.executable, *program, *arguments],
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | (environment or {}),
