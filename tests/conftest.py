@@ -17,14 +17,16 @@ START_SECONDS = 120
 
 
 class Server:
-    """A `gumball_server` process of our own."""
+    """A `gumball_server` process of our own, or that of a script which is one."""
 
     command: Sequence[str | Path] = (sys.executable, "-m", "gumball_server")
 
-    def __init__(self, *flags: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *flags: str, environment: dict[str, str] | None = None, command: Sequence[str | Path] | None = None
+    ) -> None:
         arguments = ("--http-port", "0", "--grpc-port", "0", *flags)
         self.process = subprocess.Popen(
-            [*self.command, *arguments],
+            [*(command or self.command), *arguments],
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | (environment or {}),

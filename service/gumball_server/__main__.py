@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import gc
 import logging
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,9 +20,9 @@ import uvloop
 from prometheus_client import disable_created_metrics
 
 from gumball_server.batcher import Batcher, Limits
-from gumball_server.devices import DeviceError, open_device
+from gumball_server.devices import CudaDevices, DeviceError, Devices
 from gumball_server.exchange import Exchange
-from gumball_server.frontends import Supervisor
+from gumball_server.frontends import Part, Supervisor
 from gumball_server.info import VERSION, DeviceInfo
 from gumball_server.lifecycle import Lifecycle, State
 from gumball_server.listeners import listen, reserve_ports
@@ -28,7 +30,8 @@ from gumball_server.metrics import Metrics
 from gumball_server.security import Security
 from gumball_server.series import Memory
 from gumball_server.settings import Settings, SettingsError, read_settings, unknown_variables
-from gumball_server.worker import AnyWorker
+from gumball_server.worker import AnyWorker, DeviceLostError, DeviceWorker, open_worker
+from gumball_server.worker_process import SPARE_BYTES, Channel, RemoteWorker, serve_worker
 
 if TYPE_CHECKING:
     from gumball_server.tracing import Tracing
@@ -42,14 +45,24 @@ SWITCH_SECONDS = 0.5e-3
 FLUSH_SECONDS = 5.0
 
 T = TypeVar("T")
+Ready = Callable[[str], None]  # is told where it listens
 
 
 class StartError(Exception):
     """The service cannot start where its settings want it."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """What draws: the CPU, and devices that take the large batches if there are any."""
+
+    cpu: AnyWorker
+    devices: Sequence[DeviceWorker]
+
+
+def main(arguments: Sequence[str] | None = None, devices: Devices | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit status."""
+    devices = devices or CudaDevices()
     try:
         settings = read_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
         security = Security.of(settings)
@@ -65,8 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if settings.trace_endpoint:
             _tracing_type()  # what is missing is said before the kernels are loaded
         if settings.frontend_count > 1:
-            return _supervise(settings, security)
-        uvloop.run(serve(settings, security, Metrics(VERSION), partial(_log_ready, time.perf_counter())))
+            return _supervise(settings, security, devices)
+        load = partial(_load_here, settings, devices)
+        uvloop.run(serve(settings, security, Metrics(VERSION), load, partial(_log_ready, time.perf_counter())))
     except StartError as error:
         log.error("%s", error)  # noqa: TRY400 - says all; a traceback would hide it
         return 1
@@ -77,34 +91,57 @@ def _log_ready(started: float, addresses: str) -> None:
     log.info("ready %s after %.1f s", addresses, time.perf_counter() - started)
 
 
-def _supervise(settings: Settings, security: Security) -> int:
-    """Serve with several front ends, all on the CPU."""
-    settings = replace(settings, device="cpu")
-    memory = Memory(settings.frontend_count)
-    metrics = [Metrics(VERSION, memory, number) for number in range(settings.frontend_count)]
+def _supervise(settings: Settings, security: Security, devices: Devices) -> int:
+    """Serve with several front ends. Each draws on the CPU, and all on the workers of the devices that there are."""
+    # What looks for GPUs may start CUDA, and processes could not use it that are forked after that.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as process:
+        names = process.submit(_names, settings, devices).result()
+    numbers = range(settings.frontend_count)
+    memory = Memory(len(numbers))
+    metrics = [Metrics(VERSION, memory, number) for number in numbers]
+    channels = [{name: Channel(_channel_bytes(settings)) for name in names} for _ in numbers]
     try:
         ports, reserved = reserve_ports(settings)
     except OSError as error:
         raise StartError(f"cannot listen: {error}") from error
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: sys.exit(0))  # while it loads there is nothing to drain
-    _opened(settings).close()
+    _open_cpu(settings).close()
     _settle()
 
-    def serve_one(number: int, ready: Callable[[str], None]) -> int:
+    def serve_frontend(number: int, ready: Ready) -> None:
         mine = ports if number == 0 else replace(ports, http_uds="", grpc_uds="")
-        try:
-            uvloop.run(serve(mine, security, metrics[number], ready))
-        except StartError as error:
-            log.error("front end %d: %s", number, error)  # noqa: TRY400
-            return 1
-        return 0
+        load = partial(_load, settings, names, lambda name, cpu: RemoteWorker(name, channels[number][name], cpu))
+        with _told(f"front end {number}"):
+            uvloop.run(serve(mine, security, metrics[number], load, ready))
 
+    def serve_device(name: str, ready: Ready) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # at a terminal everybody gets it; front ends have to drain
+        with _told(f"the worker of {name}"):
+            serve_worker(lambda: devices.open(name, _open_cpu(settings)), [each[name] for each in channels], ready)
+
+    frontends = [
+        Part(f"front end {number}", partial(serve_frontend, number), metrics[number].forget_process)
+        for number in numbers
+    ]
+    workers = [Part(f"the worker of {name}", partial(serve_device, name)) for name in names]
     with reserved:
-        return Supervisor(settings.frontend_count, serve_one, lambda number: metrics[number].forget_process()).run()
+        return Supervisor(frontends, workers).run()
 
 
-async def serve(settings: Settings, security: Security, metrics: Metrics, ready: Callable[[str], None]) -> None:
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """End the process, with the reason in its log, for want of what it needs."""
+    try:
+        yield
+    except (StartError, DeviceLostError) as error:
+        log.error("%s: %s", name, error)  # noqa: TRY400 - says all; a traceback would hide it
+        sys.exit(1)
+
+
+async def serve(
+    settings: Settings, security: Security, metrics: Metrics, load: Callable[[], Workers], ready: Ready
+) -> None:
     """Listen, load the kernels, tell that all is ready and where, serve, drain."""
     lifecycle = Lifecycle()
     batcher = Batcher(_limits(settings), metrics)
@@ -116,12 +153,22 @@ async def serve(settings: Settings, security: Security, metrics: Metrics, ready:
         except OSError as error:
             raise StartError(f"cannot listen: {error}") from error
         watching = asyncio.ensure_future(security.watch())
-        if worker := await _load(settings, stop):
-            batcher.open(worker)
-            listeners.info.devices.append(DeviceInfo(worker.device, settings.cpu_threads))
+
+        def note_devices(there_are: bool) -> None:
+            if lifecycle.state is State.STARTING and there_are:
+                lifecycle.enter(State.READY)
+                ready(str(listeners))
+            elif lifecycle.state in (State.READY, State.DEGRADED):
+                lifecycle.enter(State.READY if there_are else State.DEGRADED)
+
+        if workers := await _in_time(load, stop):
+            batcher.open(workers.cpu, note_devices)
+            for worker in workers.devices or (workers.cpu,):
+                listeners.info.devices.append(DeviceInfo(worker.device, settings.cpu_threads))
             _settle()
-            lifecycle.enter(State.READY)
-            ready(str(listeners))
+            _watch(workers.devices, batcher)
+            if not workers.devices:
+                note_devices(True)
             received = await stop.get()
             lifecycle.enter(State.DRAINING)
             if received == signal.SIGTERM:  # a person at a terminal does not wait; a load balancer has to notice
@@ -146,6 +193,18 @@ def _tracing_type() -> "type[Tracing]":
     return Tracing
 
 
+def _watch(devices: Sequence[DeviceWorker], batcher: Batcher) -> None:
+    """Have the batcher use devices while they can compute."""
+    loop = asyncio.get_running_loop()
+
+    def note(worker: DeviceWorker, can_compute: bool) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop may have ended
+            loop.call_soon_threadsafe(batcher.attach if can_compute else batcher.detach, worker)
+
+    for worker in devices:
+        worker.watch(partial(note, worker))
+
+
 def _settle() -> None:
     """What was loaded stays: no collection of garbage needs to walk it, and processes can go on sharing it."""
     gc.collect()
@@ -154,23 +213,38 @@ def _settle() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
 
 
-async def _load(settings: Settings, stop: asyncio.Queue[signal.Signals]) -> AnyWorker | None:
-    """A worker, or None if a signal to stop comes first."""
-    loading = _in_daemon(lambda: _opened(settings))
+async def _in_time(load: Callable[[], T], stop: asyncio.Queue[signal.Signals]) -> T | None:
+    """What was loaded, or None if a signal to stop comes first."""
+    loading = _in_daemon(load)
     stopping = asyncio.ensure_future(stop.get())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     return loading.result() if loading.done() else None
 
 
-def _opened(settings: Settings) -> AnyWorker:
+def _load_here(settings: Settings, devices: Devices) -> Workers:
+    """All that draws, in this process."""
+    return _load(settings, _names(settings, devices), devices.open)
+
+
+def _load(settings: Settings, names: Sequence[str], open_device: Callable[[str, AnyWorker], DeviceWorker]) -> Workers:
+    cpu = _open_cpu(settings)
+    return Workers(cpu, [open_device(name, cpu) for name in names])
+
+
+def _open_cpu(settings: Settings) -> AnyWorker:
     log.info("loading kernels from %s; compiling them, where it has none, takes half a minute", settings.cache_path)
     try:
-        return open_device(settings.device, settings.cache_path, settings.cpu_threads)
-    except DeviceError as error:
-        raise StartError(str(error)) from error
+        return open_worker(settings.cache_path, settings.cpu_threads)
     except OSError as error:
         raise StartError(f"cannot keep kernels in {settings.cache_path}: {error}") from error
+
+
+def _names(settings: Settings, devices: Devices) -> list[str]:
+    try:
+        return devices.names(settings.device)
+    except DeviceError as error:
+        raise StartError(str(error)) from error
 
 
 def _in_daemon(call: Callable[[], T]) -> asyncio.Future[T]:
@@ -211,6 +285,12 @@ async def _sleep(seconds: float, stop: asyncio.Queue[signal.Signals]) -> None:
     """Sleep, unless another signal says that it is enough."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop.get(), seconds)
+
+
+def _channel_bytes(settings: Settings) -> int:
+    """Room for a batch: of many requests, with four values for each of its elements, or of a single large one."""
+    one = 2 * max(settings.max_request_bytes, settings.max_response_bytes)  # numbers grow when they are read from JSON
+    return max(one, 16 * settings.max_batch_elements) + SPARE_BYTES
 
 
 def _limits(settings: Settings) -> Limits:

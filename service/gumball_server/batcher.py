@@ -1,9 +1,12 @@
 """The batcher: admits requests, gathers those that wait into batches, and hands each its result.
 
-Two lanes. Small requests are drawn on the event loop, together with whatever else arrived in the same turn of it: a hop
-to another thread would cost more than their work. Large ones go to a thread; while it computes one batch, the next is
-kept ready and further arrivals gather. So a small request never waits behind a large one, and an idle worker never
-waits for company.
+Two lanes. Small requests are drawn on the event loop by the CPU, together with whatever else arrived in the same turn
+of it: a hop to another thread would cost more than their work, and so would a launch on a GPU. Large ones go to the
+thread of a device; while it computes one batch, the next is kept ready and further arrivals gather. So a small request
+never waits behind a large one, and an idle device never waits for company.
+
+Devices come and go. A batch goes to the one that has the fewest in hand. What one of them fails at, and what comes
+while there is none, the CPU draws: the bits are the same.
 """
 
 import asyncio
@@ -11,13 +14,14 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gumball_server.domain import Reason, Run, SampleRequest, SampleResult, SamplingError
 from gumball_server.metrics import Drop, Metrics
-from gumball_server.worker import AnyWorker, Drawn
+from gumball_server.worker import AnyWorker, DeviceLostError, Drawn
 
 log = logging.getLogger("gumball.batcher")
 
@@ -26,7 +30,7 @@ log = logging.getLogger("gumball.batcher")
 SMALL_WORK = 1 << 17
 SOFT_WORK = 4
 SAMPLE_WORK = 32
-# One batch computed, one kept ready.
+# Of each worker: one batch computed, one kept ready.
 HANDED_BATCHES = 2
 
 
@@ -80,18 +84,44 @@ class _Awaited(Pending):
             self.future.set_result(outcome)
 
 
+class _Drawing(NamedTuple):
+    """What came of drawing a batch."""
+
+    drawn: list[Drawn]
+    run: Run
+    is_lost: bool = False  # the device that it was meant for
+
+
+class _Device:
+    """A worker, the thread that it has for large batches, and how many of these it has in hand."""
+
+    __slots__ = ("handed", "thread", "worker")
+
+    def __init__(self, worker: AnyWorker) -> None:
+        self.worker = worker
+        self.thread = ThreadPoolExecutor(1, f"gumball-{worker.device}")
+        self.handed = 0
+
+    def draw(self, requests: Sequence[SampleRequest]) -> list[Drawn]:
+        drawn = self.worker.run(requests)
+        if len(drawn) != len(requests):
+            raise RuntimeError(f"the worker gave {len(drawn)} results for {len(requests)} requests")
+        return drawn
+
+
 class Batcher:
     """Lives on one event loop; every method must be called there."""
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits = limits
         self._metrics = metrics
-        self._worker: AnyWorker | None = None
-        self._device = "none"
-        self._thread = ThreadPoolExecutor(1, "gumball-worker")
+        self._is_open = False
+        self._cpu: _Device  # from `open` on, as the next
+        self._on_devices: Callable[[bool], None]
+        self._devices: list[_Device] = []
         self._small: deque[Pending] = deque()
         self._large: deque[Pending] = deque()
-        self._handed = 0  # batches in the thread
+        self._handed = 0  # batches in threads
         self._scheduled = False
         self._requests = 0  # admitted and not finished
         self._elements = 0
@@ -103,22 +133,43 @@ class Batcher:
         metrics.queue_limit_elements.set(to=limits.max_queue_elements)
         metrics.queue_limit_requests.set(to=limits.max_queue_requests)
 
-    def open(self, worker: AnyWorker) -> None:
-        """Begin to admit requests, for this worker."""
-        self._worker = worker
-        self._device = worker.device
+    def open(self, cpu: AnyWorker, on_devices: Callable[[bool], None] = lambda _: None) -> None:
+        """Begin to admit requests. `on_devices` is told whether there is a device, whenever one comes or goes."""
+        self._cpu = _Device(cpu)
+        self._on_devices = on_devices
+        self._is_open = True
+        self._metrics.worker_up.set(cpu.device, to=1)
+
+    def attach(self, worker: AnyWorker) -> None:
+        """A device can compute: from now on it gets the large batches, or its share."""
+        self._devices.append(_Device(worker))
         self._metrics.worker_up.set(worker.device, to=1)
+        self._on_devices(True)
+        if not self._scheduled:
+            self._schedule()
+
+    def detach(self, worker: AnyWorker) -> None:
+        """A device cannot compute any more: it gets no further batches. What it has in hand, it draws or fails at."""
+        for device in [device for device in self._devices if device.worker is worker]:
+            self._drop(device)
+
+    def _drop(self, device: _Device) -> None:
+        if device in self._devices:
+            self._devices.remove(device)
+            device.thread.shutdown(wait=False)
+            self._metrics.worker_up.set(device.worker.device, to=0)
+            self._on_devices(bool(self._devices))
 
     async def drained(self) -> None:
         """Return once nothing that was admitted is unfinished."""
         await self._idle.wait()
 
     def close(self) -> None:
-        """Stop the thread. What is still admitted stays unanswered: drain first."""
-        self._thread.shutdown(cancel_futures=True)
-        if self._worker is not None:
-            self._metrics.worker_up.set(self._worker.device, to=0)
-            self._worker.close()
+        """Stop the threads. What is still admitted stays unanswered: drain first."""
+        for device in (*self._devices, self._cpu) if self._is_open else ():
+            device.thread.shutdown(cancel_futures=True)
+            self._metrics.worker_up.set(device.worker.device, to=0)
+            device.worker.close()
 
     async def sample(self, request: SampleRequest, deadline: float | None = None) -> SampleResult:
         """The result of a request, or its error raised; see `submit`. Cancelling the caller withdraws the request."""
@@ -132,7 +183,7 @@ class Batcher:
 
     def check_open(self) -> None:
         """Raise SamplingError (UNAVAILABLE) before there is a worker: until then requests cannot be decoded, either."""
-        if self._worker is None:
+        if not self._is_open:
             self._metrics.rejected.add(Reason.UNAVAILABLE.value)
             raise SamplingError(Reason.UNAVAILABLE, "the kernels are not ready yet")
 
@@ -142,8 +193,9 @@ class Batcher:
         Raises SamplingError, as `sample` does.
         """
         self._admit(request, request.elements)
-        (drawn,), run = outcome = self._run([request])
-        self._count([request], [0], *outcome)
+        drawing = self._run(self._cpu, [request])
+        self._count([request], [0], drawing)
+        (drawn,), run, _ = drawing
         if isinstance(drawn, SamplingError):
             raise drawn
         return SampleResult(request, drawn, 0, run.compute_ns, run)
@@ -216,14 +268,20 @@ class Batcher:
             loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        """Hand over what the thread can take, then draw one batch of small requests here."""
+        """Hand over what the threads can take, then draw one batch of small requests here."""
         self._scheduled = False
-        while self._handed < HANDED_BATCHES and (batch := self._gather(self._large, self._limits.max_batch_elements)):
-            self._hand_over(batch)
+        while self._large and (device := self._free_device()):
+            if batch := self._gather(self._large, self._limits.max_batch_elements):
+                self._hand_over(device, batch)
         if batch := self._gather(self._small, SMALL_WORK):
-            self._finish(batch, *self._run([pending.request for pending in batch]))
+            self._finish(batch, self._run(self._cpu, [pending.request for pending in batch]))
         if self._small and not self._scheduled:
             self._schedule()
+
+    def _free_device(self) -> _Device | None:
+        """The one that has the fewest batches in hand, if it takes another."""
+        device = min(self._devices or [self._cpu], key=lambda device: device.handed)
+        return device if device.handed < HANDED_BATCHES else None
 
     def _gather(self, lane: deque[Pending], max_elements: int) -> list[Pending]:
         """The next batch of a lane: the oldest requests that are still wanted, within the budget."""
@@ -243,43 +301,46 @@ class Batcher:
         self._metrics.queue_elements.set(to=self._elements)
         return batch
 
-    def _hand_over(self, batch: list[Pending]) -> None:
+    def _hand_over(self, device: _Device, batch: list[Pending]) -> None:
+        device.handed += 1
         self._handed += 1
         running = asyncio.get_running_loop().run_in_executor(
-            self._thread, self._run, [pending.request for pending in batch]
+            device.thread, self._run, device, [pending.request for pending in batch]
         )
-        running.add_done_callback(lambda done: None if done.cancelled() else self._take_back(batch, *done.result()))
+        running.add_done_callback(
+            lambda done: None if done.cancelled() else self._take_back(device, batch, done.result())
+        )
 
-    def _take_back(self, batch: list[Pending], drawn: list[Drawn], run: Run) -> None:
+    def _take_back(self, device: _Device, batch: list[Pending], drawing: _Drawing) -> None:
+        device.handed -= 1
         self._handed -= 1
-        self._finish(batch, drawn, run)
+        if drawing.is_lost:
+            self._drop(device)
+        self._finish(batch, drawing)
         if not self._scheduled:
             self._schedule()
 
-    def _run(self, requests: Sequence[SampleRequest]) -> tuple[list[Drawn], Run]:
+    def _run(self, device: _Device, requests: Sequence[SampleRequest]) -> _Drawing:
         """Draw a batch, on whichever thread this is. A defect fails the batch, never the thread."""
         start_ns = time.perf_counter_ns()
         try:
-            drawn = self._draw(requests)
-        except Exception:
-            log.exception("a batch of %d requests failed", len(requests))
+            drawn = device.draw(requests)
+        except Exception as error:
+            log.exception("a batch of %d requests failed on %s", len(requests), device.worker.device)
+            if device is not self._cpu:
+                drawing = self._run(self._cpu, requests)
+                return drawing._replace(is_lost=isinstance(error, DeviceLostError))
             drawn = [SamplingError(Reason.INTERNAL, "the sampler failed; the server's log says why")] * len(requests)
         compute_ns = time.perf_counter_ns() - start_ns
-        return drawn, Run(start_ns, compute_ns, self._device, len(requests), sum([each.rows for each in requests]))
+        rows = sum([request.rows for request in requests])
+        return _Drawing(drawn, Run(start_ns, compute_ns, device.worker.device, len(requests), rows))
 
-    def _draw(self, requests: Sequence[SampleRequest]) -> list[Drawn]:
-        if self._worker is None:
-            raise RuntimeError("nothing is admitted before there is a worker")
-        drawn = self._worker.run(requests)
-        if len(drawn) != len(requests):
-            raise RuntimeError(f"the worker gave {len(drawn)} results for {len(requests)} requests")
-        return drawn
-
-    def _finish(self, batch: Sequence[Pending], outcomes: list[Drawn], run: Run) -> None:
+    def _finish(self, batch: Sequence[Pending], drawing: _Drawing) -> None:
         """Give every request of a batch its outcome."""
+        run = drawing.run
         waited_ns = [run.start_ns - pending.admitted_ns for pending in batch]
-        self._count([pending.request for pending in batch], waited_ns, outcomes, run)
-        for pending, drawn in zip(batch, outcomes, strict=True):
+        self._count([pending.request for pending in batch], waited_ns, drawing)
+        for pending, drawn in zip(batch, drawing.drawn, strict=True):
             self._release(pending)
             if pending.unwanted is None:
                 if pending.timer is not None:
@@ -299,10 +360,8 @@ class Batcher:
         except Exception:  # of whoever waited for it; its neighbours are waiting too
             log.exception("an outcome could not be delivered")
 
-    def _count(
-        self, requests: Sequence[SampleRequest], waited_ns: Sequence[int], outcomes: list[Drawn], run: Run
-    ) -> None:
-        metrics = self._metrics
+    def _count(self, requests: Sequence[SampleRequest], waited_ns: Sequence[int], drawing: _Drawing) -> None:
+        metrics, run = self._metrics, drawing.run
         self._batch_requests.observe(run.requests)
         self._batch_rows.observe(run.rows)
         self._batch_elements.observe(sum([request.elements for request in requests]))
@@ -311,7 +370,7 @@ class Batcher:
             self._queue_duration.observe(waited / 1e9)
         drawn = [
             request
-            for request, outcome in zip(requests, outcomes, strict=True)
+            for request, outcome in zip(requests, drawing.drawn, strict=True)
             if not isinstance(outcome, SamplingError)
         ]
         metrics.rows.add(count=sum([request.rows for request in drawn]))

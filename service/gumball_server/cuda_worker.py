@@ -10,7 +10,7 @@ are the same.
 
 import contextlib
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,20 +20,26 @@ from gumball_server.cuda_batch import SECTION, Batch
 from gumball_server.domain import LOGITS_DTYPES, Parameters, SampleRequest
 from gumball_server.kernels import cuda
 from gumball_server.validation import sample_request
-from gumball_server.worker import AnyWorker, Drawn, check
+from gumball_server.worker import WORTH_THE_WAY, AnyWorker, DeviceLostError, Drawn, check
 
 LANES = 2
-# Below this many elements the copies and launches cost more than drawing on the CPU.
-WORTH_THE_WAY = 1 << 17
 
 
 class CudaWorker:
     """Draws batches on one device; may be called from several threads at once."""
 
-    def __init__(self, device: torch.device, cpu: AnyWorker, worth_the_way: int = WORTH_THE_WAY) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        cpu: AnyWorker,
+        worth_the_way: int = WORTH_THE_WAY,
+        probe: AnyWorker | None = None,
+    ) -> None:
+        """`probe` draws everything on the device: by it, after a batch has failed, one can tell whether it is lost."""
         self.device = str(device)
         self._cpu = cpu
         self._worth_the_way = worth_the_way
+        self._probe = probe
         self._lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
         for _ in range(LANES):
             self._lanes.put(_Lane(device))
@@ -53,8 +59,23 @@ class CudaWorker:
         lane = self._lanes.get()
         try:
             return lane.draw(batch)
+        except Exception:
+            self._check_device()
+            raise
         finally:
             self._lanes.put(lane)
+
+    def _check_device(self) -> None:
+        """Raise DeviceLostError if it was not the batch: most errors of CUDA are for the life of the process."""
+        try:
+            if self._probe is not None:
+                check(self._probe)
+        except Exception as error:
+            raise DeviceLostError(f"{self.device} does not give the published vectors any more") from error
+
+    def watch(self, told: Callable[[bool], None]) -> None:
+        """It can compute as soon as there is one; batches find out when it cannot any more."""
+        told(True)
 
     def close(self) -> None:
         self._cpu.close()
@@ -70,11 +91,11 @@ def open_cuda_worker(device: str, cpu: AnyWorker) -> CudaWorker:
 
     Takes minutes where Triton's cache (TRITON_CACHE_DIR) has none of them, seconds where it has all.
     """
-    worker = CudaWorker(torch.device(device), cpu, worth_the_way=0)
-    check(worker)
+    probe = CudaWorker(torch.device(device), cpu, worth_the_way=0)
+    check(probe)
     for tiles in cuda.TILES_OF_A_SLICE:  # one batch each: the rows of a batch are cut alike
-        worker.run(list(_one_of_each(tiles * cuda.TILE_SIZE)))
-    return CudaWorker(torch.device(device), cpu)
+        probe.run(list(_one_of_each(tiles * cuda.TILE_SIZE)))
+    return CudaWorker(torch.device(device), cpu, probe=probe)
 
 
 def _one_of_each(categories: int) -> Iterator[SampleRequest]:

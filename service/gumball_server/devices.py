@@ -1,45 +1,50 @@
-"""From the name of a device to a worker for it. torch is imported only where the name asks for a GPU, or one may be."""
+"""From what a setting names to devices, and workers for them. torch is imported only where there may be a GPU."""
 
 import ctypes
 from importlib.util import find_spec
-from pathlib import Path
+from typing import Protocol
 
-from gumball_server.worker import AnyWorker, open_worker
+from gumball_server.worker import AnyWorker, DeviceWorker
 
 
 class DeviceError(Exception):
     """The device asked for cannot be used here."""
 
 
-def open_device(device: str, cache: Path, threads: int) -> AnyWorker:
-    """A worker for auto, cpu, cuda or cuda:N that has given the published vectors. Takes seconds.
+class Devices(Protocol):
+    """What there is beside the CPU."""
 
-    Raises DeviceError if there is no such device, or what draws on it is not installed.
-    """
-    name = _available(device)
-    cpu = open_worker(cache, threads)
-    if name == "cpu":
-        return cpu
-    from gumball_server.cuda_worker import open_cuda_worker
+    def names(self, asked: str) -> list[str]:
+        """The devices of the setting `device`, none of them for the CPU alone.
 
-    return open_cuda_worker(name, cpu)
+        Raises DeviceError if there is no such device, or what draws on it is not installed.
+        """
+
+    def open(self, name: str, cpu: AnyWorker) -> DeviceWorker:
+        """A worker that has given the published vectors, and leaves to `cpu` what is better drawn there."""
 
 
-def _available(device: str) -> str:
-    """cpu or cuda:N."""
-    if device == "cpu" or (device == "auto" and not _may_have_gpu()):
-        return "cpu"
-    if not _is_installed():
-        raise DeviceError(f"device {device} needs torch and triton: install gumball[cuda]")
-    import torch
+class CudaDevices:
+    """The GPUs that CUDA lets this process see."""
 
-    count = torch.cuda.device_count()
-    if device == "auto":
-        return "cuda:0" if count else "cpu"
-    number = int(device.partition(":")[2] or 0)
-    if number >= count:
-        raise DeviceError(f"device {device}: there are {count} CUDA devices")
-    return f"cuda:{number}"
+    def names(self, asked: str) -> list[str]:
+        if asked == "cpu" or (asked == "auto" and not _may_have_gpu()):
+            return []
+        if not _is_installed():
+            raise DeviceError(f"device {asked} needs torch and triton: install gumball[cuda]")
+        import torch
+
+        there = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        named = there if asked in ("auto", "cuda") else asked.split(",")
+        if (asked == "cuda" and not there) or not set(named) <= set(there):
+            raise DeviceError(f"device {asked}: there are {len(there)} CUDA devices")
+        return named
+
+    def open(self, name: str, cpu: AnyWorker) -> DeviceWorker:
+        """Takes minutes where Triton's cache has nothing, seconds where it has all."""
+        from gumball_server.cuda_worker import open_cuda_worker
+
+        return open_cuda_worker(name, cpu)
 
 
 def _may_have_gpu() -> bool:

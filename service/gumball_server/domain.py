@@ -85,6 +85,10 @@ class SamplingError(Exception):
         """How long to wait before trying again, where that may help."""
         return 1 if self.reason in (Reason.OVERLOADED, Reason.UNAVAILABLE) else None
 
+    def __reduce__(self) -> tuple[type, tuple[Reason, str, str]]:
+        """How it is pickled: by itself, an exception would be made anew from its text alone."""
+        return SamplingError, (self.reason, self.detail, self.field)
+
 
 class MalformedError(SamplingError):
     """The body does not parse, so that no field of it can be judged."""

@@ -2,9 +2,10 @@
 
 Each is a whole server with a CPU worker of its own; the bits are the same on all of them. The operating system deals
 connections out (SO_REUSEPORT). The compiled kernels and the memory of the metrics are there before the first fork, so a
-front end has both at once, also one that takes the place of another.
+front end has both at once, also one that takes the place of another. GPUs they share: each GPU has a worker process,
+which is watched over as they are and ends after them.
 
-The supervisor has no event loop and no thread, so that there is nothing a fork could tear apart.
+The supervisor has no event loop and no thread, and nothing of CUDA, so that there is nothing a fork could tear apart.
 """
 
 import contextlib
@@ -16,47 +17,52 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import FrameType
 
 log = logging.getLogger("gumball.frontends")
 
-# A front end that dies sooner than this after it was started is not replaced at once.
+# A process that dies sooner than this after it was started is not replaced at once.
 HEALTHY_SECONDS = 5.0
 PAUSE_SECONDS = 1.0
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
 
-# Serves until a signal to stop, as the front end of a number; calls the function with its addresses when it is ready.
-Serve = Callable[[int, Callable[[str], None]], int]
+# Serves until a signal to stop, and calls the function with its addresses when it is ready.
+Serve = Callable[[Callable[[str], None]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a process of the server does, and, once it is no more, what its supervisor does for it."""
+
+    name: str
+    serve: Serve
+    bury: Callable[[], None] = lambda: None
 
 
 @dataclass(slots=True)
-class Frontend:
+class Child:
     """A process, and where it says that it is ready."""
 
-    number: int
+    part: Part
     process: "multiprocessing.process.BaseProcess"
     ready: Connection
     started: float
-    is_ready: bool = False
+    addresses: str | None = None  # once it is ready
 
 
 class Supervisor:
-    """Keeps `count` front ends alive until a signal to stop.
+    """Keeps front ends alive until a signal to stop, and workers as long as there are front ends."""
 
-    `serve` is called in a process of its own; `bury` here, with the number of one that died.
-    """
-
-    def __init__(self, count: int, serve: Serve, bury: Callable[[int], None]) -> None:
-        self._serve = serve
-        self._bury = bury
+    def __init__(self, frontends: Sequence[Part], workers: Sequence[Part] = ()) -> None:
         self._context = multiprocessing.get_context("fork")
-        self._frontends: dict[int, Frontend] = {}
-        self._count = count
+        self._frontends = frontends
+        self._workers = workers
+        self._children: dict[str, Child] = {}
         self._was_ready = False
         self._stopping = False
         self._status = 0
@@ -65,10 +71,10 @@ class Supervisor:
         """Returns the exit status of the server: 0 if all ended well."""
         started = time.monotonic()
         with self._signals() as wakeup:
-            for number in range(self._count):
-                self._start(number)
-            while self._frontends:
-                everyone = list(self._frontends.values())
+            for part in (*self._workers, *self._frontends):
+                self._start(part)
+            while self._children:
+                everyone = list(self._children.values())
                 wait([wakeup, *(each.process.sentinel for each in everyone), *(each.ready for each in everyone)])
                 with contextlib.suppress(BlockingIOError):
                     wakeup.recv(1 << 10)
@@ -76,59 +82,78 @@ class Supervisor:
                     self._look_after(each, started)
         return self._status
 
-    def _look_after(self, frontend: Frontend, started: float) -> None:
-        if not frontend.is_ready and frontend.ready.poll():
-            self._note_ready(frontend, started)
-        if not frontend.process.is_alive():
-            self._note_end(frontend)
+    def _look_after(self, child: Child, started: float) -> None:
+        if child.addresses is None and child.ready.poll():
+            self._note_ready(child, started)
+        if not child.process.is_alive():
+            self._note_end(child)
 
-    def _note_ready(self, frontend: Frontend, started: float) -> None:
+    def _note_ready(self, child: Child, started: float) -> None:
         with contextlib.suppress(EOFError):  # it died
-            addresses = frontend.ready.recv()
-            frontend.is_ready = True
-            if not self._was_ready and all(each.is_ready for each in self._frontends.values()):
+            child.addresses = child.ready.recv()
+            if self._stopping or self._was_ready:
+                return
+            if all(each.addresses is not None for each in self._children.values()):
                 self._was_ready = True
-                log.info("ready %s frontends=%d after %.1f s", addresses, self._count, time.monotonic() - started)
+                addresses, count = self._children[self._frontends[0].name].addresses, len(self._frontends)
+                log.info("ready %s frontends=%d after %.1f s", addresses, count, time.monotonic() - started)
 
-    def _note_end(self, frontend: Frontend) -> None:
-        frontend.process.join()
-        frontend.ready.close()
-        del self._frontends[frontend.number]
-        self._bury(frontend.number)
-        status = frontend.process.exitcode or 0
+    def _note_end(self, child: Child) -> None:
+        part = child.part
+        child.process.join()
+        child.ready.close()
+        del self._children[part.name]
+        part.bury()
+        status = child.process.exitcode or 0
         if self._stopping:
-            self._status = self._status or status
+            if part in self._frontends:
+                self._status = self._status or status
+                self._stop_workers()
         elif not self._was_ready:  # what it could not do, its successor could not do either
             self._status = status
             self._stop(signal.SIGINT)
         else:
-            log.error("front end %d ended with status %d; another takes its place", frontend.number, status)
-            if time.monotonic() - frontend.started < HEALTHY_SECONDS:
+            log.error("%s ended with status %d; another takes its place", part.name, status)
+            if time.monotonic() - child.started < HEALTHY_SECONDS:
                 time.sleep(PAUSE_SECONDS)
-            self._start(frontend.number)
+            self._start(part)
 
-    def _start(self, number: int) -> None:
-        receiver, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=self._run_frontend, args=(number, sender), name=f"frontend-{number}")
-        process.start()
-        sender.close()
-        self._frontends[number] = Frontend(number, process, receiver, time.monotonic())
+    def _start(self, part: Part) -> None:
+        """Unless it is to stop. A signal that comes meanwhile waits until it can be passed on, and would be heeded."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+        if not self._stopping:
+            receiver, sender = self._context.Pipe(duplex=False)
+            process = self._context.Process(target=self._run_part, args=(part, sender), name=part.name)
+            process.start()
+            sender.close()
+            self._children[part.name] = Child(part, process, receiver, time.monotonic())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
 
-    def _run_frontend(self, number: int, ready: Connection) -> None:
+    def _run_part(self, part: Part, ready: Connection) -> None:
         """In the new process."""
         supervisor = os.getppid()
         signal.set_wakeup_fd(-1)
         for each in _STOP:
             signal.signal(each, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
         if sys.platform == "linux":  # it must not outlive its supervisor
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             if os.getppid() != supervisor:
                 sys.exit(1)
-        sys.exit(self._serve(number, ready.send))
+        part.serve(ready.send)
 
     def _stop(self, number: int) -> None:
         self._stopping = True
-        for each in self._frontends.values():
+        self._kill(self._frontends, number)
+        self._stop_workers()
+
+    def _stop_workers(self) -> None:
+        """Once they have nobody to draw for."""
+        if not any(part.name in self._children for part in self._frontends):
+            self._kill(self._workers, signal.SIGTERM)
+
+    def _kill(self, parts: Sequence[Part], number: int) -> None:
+        for each in (self._children[part.name] for part in parts if part.name in self._children):
             if each.process.pid is not None and each.process.is_alive():
                 os.kill(each.process.pid, number)
 

@@ -112,7 +112,11 @@ def create_admin_app(metrics: Metrics, lifecycle: Lifecycle, info: Info) -> Fast
         return {"status": "alive"}
 
     @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", summary="Whether it wants traffic", responses={503: {"description": "Starting or draining"}})
+    @app.get(
+        "/readyz",
+        summary="Whether it wants traffic",
+        responses={503: {"description": "Starting, draining, or degraded"}},
+    )
     async def readyz(response: Response) -> dict[str, str]:
         if lifecycle.state is not State.READY:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE

@@ -5,10 +5,11 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Only READY asks for traffic. STARTING refuses requests; DRAINING still answers those that come."""
+    """Only READY asks for traffic. STARTING refuses requests; the others still answer those that come."""
 
     STARTING = "starting"
     READY = "ready"
+    DEGRADED = "degraded"  # no GPU is left, and the CPU draws
     DRAINING = "draining"
 
 
@@ -25,6 +26,8 @@ class Lifecycle:
         listener(self.state)
 
     def enter(self, state: State) -> None:
+        if state is self.state:
+            return
         self.state = state
         for listener in self._listeners:
             listener(state)

@@ -14,6 +14,8 @@ PREFIX = "GUMBALL_"
 # No setting may be named PORT or SERVICE_...: beside a Service named gumball, Kubernetes sets GUMBALL_PORT=tcp://...
 MEBIBYTE = 1 << 20
 
+_GPU = r"cuda:(\d|1[0-5])"  # as many as there are labels for in metrics.py
+
 
 class SettingsError(ValueError):
     """A setting has a value that it cannot have; the message names it."""
@@ -34,8 +36,10 @@ class Settings:
     http_uds: str = _setting("", "also serve HTTP on this Unix socket")
     grpc_uds: str = _setting("", "also serve gRPC on this Unix socket")
     grpc_engine: str = _setting("aio", "what carries gRPC: aio, or h2corn of the extra of that name")
-    device: str = _setting("auto", "where to sample: auto, cpu, cuda or cuda:N")
-    frontends: int = _setting(1, "processes that share the ports, on a CPU; 0 for one a core", 0, 256)
+    device: str = _setting(
+        "auto", "where to sample: cpu, cuda for every GPU, cuda:0,cuda:2 for these, auto for GPUs if any"
+    )
+    frontends: int = _setting(1, "processes that share the ports; 0 for one a core", 0, 256)
     threads: int = _setting(0, "CPU threads of each that share a large batch; 0 for one a core of its share", 0, 1024)
     max_request_bytes: int = _setting(64 * MEBIBYTE, "largest request body", 1, 1 << 31)
     max_response_bytes: int = _setting(64 * MEBIBYTE, "largest answer a request may ask for", 1, 1 << 31)
@@ -70,10 +74,10 @@ class Settings:
             value, low, high = getattr(self, each.name), each.metadata["low"], each.metadata["high"]
             if low is not None and not low <= value <= high:
                 raise SettingsError(f"{each.name}: must be from {low} to {high}, is {value}")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise SettingsError(f"device: must be auto, cpu, cuda or cuda:N, is {self.device!r}")
-        if self.frontend_count > 1 and self.device not in ("auto", "cpu"):
-            raise SettingsError(f"frontends: must be 1 with device {self.device}: only a CPU is shared by several")
+        if not re.fullmatch(rf"auto|cpu|cuda|{_GPU}(,{_GPU})*", self.device):
+            raise SettingsError(f"device: must be auto, cpu, cuda or a list as cuda:0,cuda:1, is {self.device!r}")
+        if len(set(self.device.split(","))) != len(self.device.split(",")):
+            raise SettingsError(f"device: names one twice, is {self.device!r}")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise SettingsError("tls_cert, tls_key: must be given together")
         if self.tls_client_ca and not self.tls_cert:

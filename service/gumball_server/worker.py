@@ -28,6 +28,8 @@ from gumball_server.validation import sample_request
 # What a request has after it was drawn: its outputs, or why it has none.
 Drawn = dict[Output, Array] | SamplingError
 
+# Below this many elements, the copies to a GPU and the launches cost more than drawing on the CPU.
+WORTH_THE_WAY = 1 << 17
 # Below this many elements, waking a second thread costs more than it saves.
 SHARED_ELEMENTS = 1 << 18
 
@@ -40,6 +42,10 @@ _WRONG_VALUES: dict[RowStatus, Callable[[Array], Array]] = {
 _WRONG_WORDS = {RowStatus.NAN: "NaN", RowStatus.POSITIVE_INFINITY: "+inf", RowStatus.NEGATIVE: "negative"}
 
 
+class DeviceLostError(Exception):
+    """A device does not draw any more, and will not in this process or over this link."""
+
+
 class AnyWorker(Protocol):
     """What draws batches, on whatever device; may be called from several threads at once."""
 
@@ -50,6 +56,13 @@ class AnyWorker(Protocol):
         """Draw every request; a request that cannot be drawn gets its error, alone."""
 
     def close(self) -> None: ...
+
+
+class DeviceWorker(AnyWorker, Protocol):
+    """A worker for what can fail where the CPU goes on. Its `run` raises DeviceLostError when it has."""
+
+    def watch(self, told: Callable[[bool], None]) -> None:
+        """Call `told`, from any thread, when the device can compute, and whenever that changes."""
 
 
 class Worker:

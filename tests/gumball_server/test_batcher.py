@@ -9,6 +9,7 @@ from gumball_server.batcher import SMALL_WORK, Batcher, Limits
 from gumball_server.domain import Output, Parameters, Reason, SampleRequest, SamplingError
 from gumball_server.metrics import Metrics
 from gumball_server.validation import sample_request
+from gumball_server.worker import DeviceLostError
 
 SMALL, LARGE = 10, SMALL_WORK
 ROOM = Limits(
@@ -19,9 +20,9 @@ ROOM = Limits(
 class ScriptedWorker:
     """Keeps the batches it gets; each of more than one thread's work waits until it is let go."""
 
-    device = "cpu"
-
-    def __init__(self, fails: bool = False) -> None:
+    def __init__(self, fails: bool = False, device: str = "cpu", failure: type[Exception] = RuntimeError) -> None:
+        self.device = device
+        self.failure = failure
         self.batches: list[list[SampleRequest]] = []
         self.computing = threading.Semaphore(0)
         self.permits = threading.Semaphore(0)
@@ -33,7 +34,7 @@ class ScriptedWorker:
             self.computing.release()
             self.permits.acquire()
         if self.fails:
-            raise RuntimeError("scripted")
+            raise self.failure("scripted")
         return [{Output.INDEX: np.zeros((request.rows, 1), np.int32)} for request in requests]
 
     def close(self) -> None: ...
@@ -198,3 +199,69 @@ async def test_an_idle_worker_lingers_for_company_when_told_to():
     await settled()
     await asyncio.gather(first, batcher.sample(ask(SMALL, 2)))
     assert worker.seeds == [[1, 2]]
+
+
+def with_devices(*devices: ScriptedWorker) -> tuple[Batcher, Metrics, ScriptedWorker, list[bool]]:
+    """A batcher with devices, one request a batch; its CPU; and what it told of whether there are devices."""
+    metrics, cpu, told = Metrics("test"), ScriptedWorker(), []
+    batcher = Batcher(Limits(1 << 30, 1 << 40, 100, 1), metrics)
+    batcher.open(cpu, told.append)
+    for device in devices:
+        batcher.attach(device)
+    cpu.permits.release(100)
+    return batcher, metrics, cpu, told
+
+
+async def test_a_batch_goes_to_the_device_that_has_the_fewest_in_hand():
+    """Each has one computed and one ready; who is done first gets the next. The CPU draws what is small, at once."""
+    first, second = ScriptedWorker(device="cuda:0"), ScriptedWorker(device="cuda:1")
+    batcher, metrics, cpu, _ = with_devices(first, second)
+    waiting = [asyncio.ensure_future(batcher.sample(ask(LARGE, seed))) for seed in range(6)]
+    await computing(first)
+    await computing(second)
+    await batcher.sample(ask(SMALL, 9))
+    assert cpu.seeds == [[9]]
+    second.permits.release(4)
+    await asyncio.gather(waiting[1], waiting[3], waiting[4], waiting[5])
+    assert second.seeds == [[1], [3], [4], [5]]
+    first.permits.release(2)
+    await asyncio.gather(*waiting)
+    assert first.seeds == [[0], [2]]
+    counts = [value(metrics, "compute_duration_seconds_count", device=name) for name in ("cpu", "cuda:0", "cuda:1")]
+    assert counts == [1, 2, 4]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, DeviceLostError])
+async def test_the_cpu_draws_what_a_device_fails_at(failure: type[Exception], caplog):
+    """Its callers notice nothing. One that is lost gets no more batches, and it is told that there is none left."""
+    device = ScriptedWorker(fails=True, device="cuda:0", failure=failure)
+    device.permits.release(100)
+    batcher, metrics, cpu, told = with_devices(device)
+    results = await asyncio.gather(*(batcher.sample(ask(LARGE, seed)) for seed in range(4)))
+    assert [result.request.seed for result in results] == [0, 1, 2, 3]
+    assert sorted(cpu.seeds) == [[0], [1], [2], [3]]
+    is_lost = failure is DeviceLostError
+    assert len(device.batches) == (2 if is_lost else 4)  # one computed, one ready
+    assert value(metrics, "worker_up", device="cuda:0") == (not is_lost)
+    assert told == ([True, False] if is_lost else [True])
+    assert "failed on cuda:0" in caplog.text
+
+
+async def test_devices_come_and_go():
+    """What waits is drawn by the next that comes; what one has in hand when it goes, it draws."""
+    first, second = ScriptedWorker(device="cuda:0"), ScriptedWorker(device="cuda:1")
+    batcher, metrics, cpu, told = with_devices(first)
+    waiting = [asyncio.ensure_future(batcher.sample(ask(LARGE, seed))) for seed in range(4)]
+    await computing(first)
+    batcher.detach(first)
+    assert value(metrics, "worker_up", device="cuda:0") == 0
+    batcher.attach(second)
+    second.permits.release(2)
+    await asyncio.gather(*waiting[2:])
+    first.permits.release(2)
+    await asyncio.gather(*waiting)
+    assert (first.seeds, second.seeds, cpu.seeds) == ([[0], [1]], [[2], [3]], [])
+    assert told == [True, False, True]
+    batcher.detach(second)
+    await batcher.sample(ask(LARGE, 5))
+    assert cpu.seeds == [[5]]

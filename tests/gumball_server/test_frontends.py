@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from conftest import Server
 from gumball import Client, contract
-from gumball_server.settings import Settings, SettingsError
 from prometheus_client.parser import text_string_to_metric_families
 
 FRONTENDS = 2
@@ -155,9 +154,3 @@ def test_a_port_that_is_taken_is_said_and_ends_the_start():
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "cannot listen" in done.stderr
-
-
-def test_a_gpu_has_one_front_end():
-    """Several processes cannot share it; the setting says so by name."""
-    with pytest.raises(SettingsError, match="frontends"):
-        Settings(frontends=2, device="cuda:0")

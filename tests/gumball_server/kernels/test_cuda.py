@@ -5,6 +5,7 @@ some milliseconds a program, hence few rows, each chosen for a reason.
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,10 @@ import pytest
 from gumball import contract
 from gumball.vectors import VECTORS
 from gumball_server.domain import Output, Parameters, SampleRequest, Source
+from gumball_server.settings import Settings
 from gumball_server.validation import sample_request
+from gumball_server.worker import DeviceLostError, open_worker
+from gumball_server.worker_process import SPARE_BYTES, Channel, RemoteWorker, serve_worker
 from kernel_cases import DENSE, DISTINCT, DISTRIBUTION, HARD, Case, bfloat16, normal
 
 
@@ -260,3 +264,31 @@ def test_what_the_device_does_not_draw_goes_to_the_cpu(worth_the_way: int):
         assert drawn == {"drawn by": "cpu", "seed": 7}
     else:
         device.check(drawn)
+
+
+def test_requests_and_outputs_go_through_shared_memory(worker: CudaWorker):
+    """As they do where front ends share the device."""
+    channel, up = Channel(2 * SPARE_BYTES), threading.Event()
+    remote = RemoteWorker("cuda:0", channel, NoWorker(), worth_the_way=0)
+    remote.watch(lambda state: up.set())
+    threading.Thread(target=serve_worker, args=(lambda: worker, [channel], lambda _: None), daemon=True).start()
+    assert up.wait(10)
+    cases = [
+        Case(normal(2, 30), DENSE, given={"tau": [0.5, 2.0], "logit_bias": {3: 1.0, 4: None}}),
+        Case(bfloat16(normal(1, 20)), DISTRIBUTION, given={"seeds": [2**64 - 1], "draws": 2}),
+        Case(np.full((1, 5), np.nan, np.float32)),
+    ]
+    *drawn, refused = remote.run([case.request() for case in cases])
+    for case, outputs in zip(cases, drawn, strict=False):
+        case.check(outputs)
+    assert (refused.reason, refused.field) == ("INVALID_ARGUMENT", "logits[0][0]")
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_after_an_error_a_device_is_lost_that_does_not_give_the_published_vectors(is_lost: bool):
+    """Else the batch is at fault. The device here has no memory that could be read, and so fails at everything."""
+    failing = CudaWorker(torch.device("meta"), NoWorker(), worth_the_way=0)
+    probe = failing if is_lost else open_worker(Settings().cache_path, 1)
+    tried = CudaWorker(torch.device("meta"), NoWorker(), worth_the_way=0, probe=probe)
+    with pytest.raises(DeviceLostError if is_lost else NotImplementedError):
+        tried.run([Case(normal(1, 20)).request()])
