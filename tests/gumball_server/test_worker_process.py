@@ -213,24 +213,27 @@ def test_front_ends_that_are_killed_leave_the_workers_as_they_were(several: Serv
     """Whatever they had in hand; their successors reach the same workers, which keep nothing of them."""
     frontends, workers = frontends_of(several), workers_of(several)
     held = held_by(workers)
-    calls = [threading.Thread(target=try_to_ask, args=(several,)) for _ in range(6)]
-    for call in calls:
-        call.start()
+    over = threading.Event()
+    callers = [threading.Thread(target=ask_on, args=(several, over)) for _ in range(6)]
+    for caller in callers:
+        caller.start()
     until(lambda: metric(several, "inflight_requests") > 0)
     for pid in frontends:
         os.kill(pid, signal.SIGKILL)
-    for call in calls:
-        call.join()
+    over.set()
+    for caller in callers:
+        caller.join()
     until(lambda: not frontends & children_of(several) and is_whole(several))
     assert [ask(several, seed) for seed in range(8)] == EXPECTED[:8]
     assert workers_of(several) == workers
     until(lambda: held_by(workers) <= held)
 
 
-def try_to_ask(server: Server) -> None:
-    """For many draws; the connection may break."""
-    with contextlib.suppress(httpx.TransportError):
-        ask(server, 1, draws=200)
+def ask_on(server: Server, over: threading.Event) -> None:
+    """For many draws, again and again; connections may break."""
+    while not over.is_set():
+        with contextlib.suppress(httpx.TransportError):
+            ask(server, 1, draws=200)
 
 
 def test_without_a_device_it_is_not_ready_and_draws_on_the_cpu(several: Server):
