@@ -84,14 +84,28 @@ class SampleProtocol(HttpToolsProtocol):
         self._call: SampleCall | None = None  # the one under way, not necessarily uvicorn's latest
         self._defaults: Sequence[tuple[bytes, bytes]] = ()
         self._default_lines = b""
+        self._quiet_since: float | None = None  # the loop's time of the last answer, if nothing came after it
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
         head = self._head_of_call()
         if head is None:
+            self._make_scope()
             super().on_headers_complete()
         else:
             self._exchange.open()
             self.cycle = self._call = SampleCall(self._exchange, self, head, self.parser.should_keep_alive())
+
+    def _make_scope(self) -> None:
+        """What uvicorn makes as a message begins, for ASGI alone."""
+        url, headers, expect_100_continue = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expect_100_continue
+        self.scope["headers"] = headers
 
     def _head_of_call(self) -> Head | None:
         """The head of a request that can take the short cut."""
@@ -137,6 +151,34 @@ class SampleProtocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
+    def on_response_complete(self) -> None:
+        """As uvicorn does it, but that a timer is not made and cancelled for each request."""
+        if self.pipeline:
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            if not self.transport.is_closing():
+                self.flow.resume_reading()
+                self._quiet_since = self.loop.time()
+                if self.timeout_keep_alive_task is None:
+                    self._look_again_in(self.timeout_keep_alive)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._quiet_since = None
+
+    def _look_again_in(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been quiet for as long as it may."""
+        self.timeout_keep_alive_task = None
+        if self._quiet_since is not None:  # else the next answer sets the timer
+            left = self._quiet_since + self.timeout_keep_alive - self.loop.time()
+            if left > 0:
+                self._look_again_in(left)
+            else:
+                super().timeout_keep_alive_handler()
+
     def shutdown(self) -> None:
         """As uvicorn does it, but that over TLS it would wait half a minute for an idle client to say goodbye, too."""
         super().shutdown()
@@ -147,6 +189,8 @@ class SampleProtocol(HttpToolsProtocol):
         if self._call is not None:
             self._exchange.abandon(self._call)
             self._call = None
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         super().connection_lost(exc)
 
     def _response(self, reply: Reply, keep_alive: bool) -> bytes:

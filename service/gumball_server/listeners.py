@@ -36,8 +36,6 @@ from gumball_server.security import Certificates, Security
 from gumball_server.settings import Settings
 
 BACKLOG = 2048
-# Longer than the idle time after which clients and load balancers drop a connection, so that they close first.
-KEEP_ALIVE_SECONDS = 75
 # From the end of a handler to its answer on the wire.
 LAST_BYTES_SECONDS = 1.0
 
@@ -49,6 +47,7 @@ class HttpServer(uvicorn.Server):
         self,
         app: ASGIApp,
         sockets: list[socket.socket],
+        idle_seconds: float,
         protocol: Callable[..., Any] = HttpToolsProtocol,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -62,7 +61,7 @@ class HttpServer(uvicorn.Server):
             access_log=False,
             server_header=False,
             backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_keep_alive=idle_seconds,  # type: ignore[arg-type] # only ever given to call_later
         )
         config.load()
         config.ssl = tls
@@ -142,14 +141,14 @@ async def listen(
     guarded = guard(tokens, exchange, problem, open_paths)
     app = create_app(exchange, heads, metrics, lifecycle, told, settings.origins, v2, guarded)
     protocol = partial(SampleProtocol, exchange, heads, bool(settings.origins), tokens)
-    servers = [HttpServer(app, [http], protocol, certificates.context if certificates else None)]
+    servers = [HttpServer(app, [http], settings.idle_seconds, protocol, certificates.context if certificates else None)]
     if settings.http_uds:
         addresses["http_uds"] = settings.http_uds
-        servers.append(HttpServer(app, [_unix(settings.http_uds)], protocol))
+        servers.append(HttpServer(app, [_unix(settings.http_uds)], settings.idle_seconds, protocol))
     if settings.admin_port >= 0:
         admin = _tcp(settings, settings.admin_port)
         addresses["admin"] = f"http://{host}:{admin.getsockname()[1]}"
-        servers.append(HttpServer(create_admin_app(metrics, lifecycle, told), [admin]))
+        servers.append(HttpServer(create_admin_app(metrics, lifecycle, told), [admin], settings.idle_seconds))
     grpc_exchange, oip_exchange = (exchange_of(transport, batcher, metrics) for transport in ("grpc", "oip_grpc"))
     streams = Streams(grpc_exchange, tokens)
     inference = InferenceService(oip_exchange, model)
@@ -195,7 +194,7 @@ def _h2corn(
     port = sockets[0].getsockname()[1]
     if settings.grpc_uds:
         sockets.append(_unix(settings.grpc_uds))
-    return H2cornServer(application, sockets, certificates, KEEP_ALIVE_SECONDS, settings.drain_seconds), port
+    return H2cornServer(application, sockets, certificates, settings.idle_seconds, settings.drain_seconds), port
 
 
 def _in_url(host: str) -> str:

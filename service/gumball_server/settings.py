@@ -49,6 +49,7 @@ class Settings:
     linger_us: int = _setting(0, "how long an idle worker waits for company for a request", 0, 1_000_000)
     grace_seconds: float = _setting(0.0, "after SIGTERM, how long to keep accepting while not ready", 0, 3600)
     drain_seconds: float = _setting(30.0, "then, how long to wait for what was accepted", 0, 3600)
+    idle_seconds: float = _setting(75.0, "how long an HTTP connection may be idle until it is closed", 1, 86400)
     grpc_keepalive_seconds: float = _setting(
         60.0, "how often an idle gRPC connection is asked whether it lives; 0: never", 0, 86400
     )

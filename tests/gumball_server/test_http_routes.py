@@ -5,6 +5,7 @@ What decides is how the request is sent, so these tests speak HTTP/1.1 over sock
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import httpx
 import numpy as np
 import pytest
+from conftest import Server
 from gumball import contract
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -195,6 +197,23 @@ def test_a_client_that_wants_no_more_is_closed_on(connection: Connection, way: s
     assert answer.index == index_of(5)
     assert answer.headers["connection"] == "close"
     assert connection.is_closed()
+
+
+@pytest.mark.parametrize("way", ["short", "a chunked body"])
+def test_a_connection_is_closed_once_it_was_idle_for_long_enough(way: str):
+    """Each answer begins that time anew, and requests that come within it are answered."""
+    server = Server("--idle-seconds", "1")
+    try:
+        with closing(Connection(server)) as connection:
+            for _ in range(5):
+                time.sleep(0.5)
+                connection.send(WAYS[way](body_of(5)))
+                assert connection.receive().index == index_of(5)
+            answered = time.monotonic()
+            assert connection.is_closed()
+            assert 0.9 < time.monotonic() - answered < 5
+    finally:
+        server.stop()
 
 
 def test_a_client_that_asks_whether_to_go_on_is_told_to(connection: Connection):

@@ -11,11 +11,12 @@ from gumball.v1 import sampling_pb2 as pb
 from gumball_server.domain import SamplingError
 from gumball_server.grpc_asgi import Context, GrpcApplication
 from gumball_server.h2corn_server import H2cornServer
-from gumball_server.listeners import BACKLOG, KEEP_ALIVE_SECONDS, GrpcServer, HttpServer
+from gumball_server.listeners import BACKLOG, GrpcServer, HttpServer
 from starlette.types import ASGIApp
 
 SERVICE = pb.DESCRIPTOR.services_by_name["SamplingService"].full_name
 MESSAGE_BYTES = 64 * 2**20
+IDLE_SECONDS = 75.0
 
 
 def serve(app: ASGIApp, sample: grpc.RpcMethodHandler) -> None:
@@ -30,7 +31,7 @@ def serve(app: ASGIApp, sample: grpc.RpcMethodHandler) -> None:
 async def _serve(app: ASGIApp, sample: grpc.RpcMethodHandler, arguments: argparse.Namespace) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    http_server = HttpServer(app, [_listener(arguments.http_port)])
+    http_server = HttpServer(app, [_listener(arguments.http_port)], IDLE_SECONDS)
     handler = grpc.method_handlers_generic_handler(SERVICE, {"Sample": sample})
     grpc_server = {"aio": _aio, "h2corn": _h2corn}[arguments.grpc_engine](handler, arguments.grpc_port)
     await grpc_server.start()
@@ -53,7 +54,7 @@ def _h2corn(handler: grpc.GenericRpcHandler, port: int) -> GrpcServer:
 
     application = GrpcApplication(MESSAGE_BYTES, refuse)
     application.add_generic_rpc_handlers((handler,))
-    return H2cornServer(application, [_listener(port)], KEEP_ALIVE_SECONDS, drain_seconds=1)
+    return H2cornServer(application, [_listener(port)], IDLE_SECONDS, drain_seconds=1)
 
 
 def _listener(port: int) -> socket.socket:
