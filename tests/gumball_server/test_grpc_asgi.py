@@ -100,7 +100,7 @@ class Running:
         self.service = Service()
         listener = socket.create_server(("127.0.0.1", 0))
         address = "{}:{}".format(*listener.getsockname())
-        self.server = H2cornServer(application_of(self.service), [listener], 75, SECONDS)
+        self.server = H2cornServer(application_of(self.service), [listener], None, 75, SECONDS)
         self.channel = grpc.aio.insecure_channel(address, [("grpc.max_receive_message_length", -1)])
 
     def unary(self, method: str, body: bytes = b"", timeout: float = SECONDS, **options) -> grpc.aio.UnaryUnaryCall:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
+from numba.extending import overload
 
 from gumball_server.kernels._memory import COMPILED, INLINED
 from gumball_server.kernels._text import (
@@ -191,47 +192,54 @@ def _put_int32(p, x):
     return p + 8 - zeros
 
 
-def _writer(put_number: Any, dtype: Any) -> Any:
-    @njit(types.int64(dtype[::1], types.int64, types.int64, types.uint8[::1]), cache=kept(), **COMPILED)
-    def write(values: Any, inner: Any, innermost: Any, out: Any) -> Any:
-        """Writes values as a JSON array in three dimensions, the last of them `inner` and `innermost` long.
+def _put_number(p: Any, x: Any) -> Any:
+    """Put a number of either type; returns where the text ends. For compiled code alone."""
+    raise NotImplementedError
 
-        `out` has NUMBER_BYTES for each value, ROW_BYTES for each row and SLACK_BYTES. Returns the length of the text.
-        """
-        start = np.int64(out.ctypes.data)
-        put_byte(start, _OPEN)
-        p, n = start + 1, 0
-        while n < values.size:
+
+@overload(_put_number)
+def _put_number_of(p, x):
+    put = _put_float32 if x is types.float32 else _put_int32
+    return lambda p, x: put(p, x)
+
+
+@njit(
+    [types.int64(dtype[::1], types.int64, types.int64, types.uint8[::1]) for dtype in (types.float32, types.int32)],
+    cache=kept(),
+    **COMPILED,
+)
+def _write(values: Any, inner: Any, innermost: Any, out: Any) -> Any:
+    """Writes values as a JSON array in three dimensions, the last of them `inner` and `innermost` long.
+
+    `out` has NUMBER_BYTES for each value, ROW_BYTES for each row and SLACK_BYTES. Returns the length of the text.
+    """
+    start = np.int64(out.ctypes.data)
+    put_byte(start, _OPEN)
+    p, n = start + 1, 0
+    while n < values.size:
+        put_byte(p, _OPEN)
+        p += 1
+        for _ in range(inner):
             put_byte(p, _OPEN)
             p += 1
-            for _ in range(inner):
-                put_byte(p, _OPEN)
-                p += 1
-                for _ in range(innermost):
-                    p = put_number(p, values[np.uint64(n)])
-                    put_byte(p, _COMMA)
-                    p, n = p + 1, n + 1
-                put_byte(p - 1, _CLOSE)
+            for _ in range(innermost):
+                p = _put_number(p, values[np.uint64(n)])
                 put_byte(p, _COMMA)
-                p += 1
+                p, n = p + 1, n + 1
             put_byte(p - 1, _CLOSE)
             put_byte(p, _COMMA)
             p += 1
         put_byte(p - 1, _CLOSE)
-        return p - start
-
-    return write
-
-
-_write_float32 = _writer(_put_float32, types.float32)
-_write_int32 = _writer(_put_int32, types.int32)
+        put_byte(p, _COMMA)
+        p += 1
+    put_byte(p - 1, _CLOSE)
+    return p - start
 
 
 def write_array(array: Any) -> memoryview:
     """An array, float32 or int32 in C order with one to three dimensions, as JSON."""
     _, inner, innermost = shape = (1, 1, *array.shape)[-3:]
     out = np.empty(array.size * NUMBER_BYTES + array.size // innermost * ROW_BYTES + SLACK_BYTES, np.uint8)
-    write = _write_float32 if array.dtype == np.float32 else _write_int32
-    length = write(array.reshape(-1), inner, innermost, out)
+    length = _write(array.reshape(-1), inner, innermost, out)
     outer = len(shape) - array.ndim  # brackets that are not the array's
     return out.data[outer : length - outer]

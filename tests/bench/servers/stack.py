@@ -54,7 +54,7 @@ def _h2corn(handler: grpc.GenericRpcHandler, port: int) -> GrpcServer:
 
     application = GrpcApplication(MESSAGE_BYTES, refuse)
     application.add_generic_rpc_handlers((handler,))
-    return H2cornServer(application, [_listener(port)], IDLE_SECONDS, drain_seconds=1)
+    return H2cornServer(application, [_listener(port)], None, IDLE_SECONDS, drain_seconds=1)
 
 
 def _listener(port: int) -> socket.socket:
