@@ -243,7 +243,7 @@ def test_a_late_call_has_failed(collector, traced):
 def test_a_call_whose_caller_leaves_is_told_as_cancelled(collector, traced):
     """It came to no status, and nobody failed."""
     caller = Caller()
-    body = json.dumps({"logits": [0] * 1000, "draws": 200_000})
+    body = json.dumps({"logits": [0] * 1000, "draws": 60_000})
     head = (
         f"POST /sample HTTP/1.1\r\nhost: x\r\ntraceparent: {caller.traceparent}\r\ncontent-length: {len(body)}\r\n\r\n"
     )

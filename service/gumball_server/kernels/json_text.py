@@ -67,14 +67,16 @@ def _to_odd(power, x):
 
 
 @njit(**INLINED)
-def _shortest(bits):
-    """The digits and the exponent k of ten, digits * 10^k, of a positive finite float32 that is not zero."""
+def _shortest(bits, is_near):
+    """The digits and the exponent k of ten, digits * 10^k, of a positive finite float32 that is not zero.
+
+    `is_near` is 1 for powers of 2, whose neighbour below is nearer than the one above, but for the smallest normal one.
+    """
     fraction, exponent = bits & 0x7FFFFF, bits >> 23
     is_normal = _is_less(0, exponent)
     c = fraction | is_normal << 23
     q = exponent - is_normal - 149
-    # The float is c 2^q. It and the ends of what is rounded to it, in quarters: the lower end is nearer at powers of 2.
-    is_near = _is_less(fraction, 1) & _is_less(1, exponent)
+    # The float is c 2^q. It and the ends of what is rounded to it, in quarters:
     k = (q * 1262611 - is_near * 524031) >> 22
     power = _POWERS[np.uint64(-k - _LEAST)]
     shift = np.uint64(q + ((-k * 1741647) >> 19) + 1)
@@ -159,7 +161,12 @@ def _put_float32(p, x):
     if magnitude == 0:
         put_eight_bytes(p, np.uint64(_ZERO_POINT))
         return p + 3
-    digits, k = _IN_FULL if magnitude == _NOT_SHORT else _shortest(magnitude)
+    if magnitude == _NOT_SHORT:
+        digits, k = _IN_FULL
+    elif magnitude & 0x7FFFFF:
+        digits, k = _shortest(magnitude, 0)
+    else:
+        digits, k = _shortest(magnitude, _is_less(1, magnitude >> 23))
     n = ((64 - leading_zeros(digits)) * 1233) >> 12
     n += np.int64(digits >= _TENS[np.uint64(n)])
     digits *= _TENS[np.uint64(9 - n)]  # nine, zeros behind those that there are
@@ -197,7 +204,7 @@ def _put_number(p: Any, x: Any) -> Any:
     raise NotImplementedError
 
 
-@overload(_put_number)
+@overload(_put_number, jit_options=INLINED)
 def _put_number_of(p, x):
     put = _put_float32 if x is types.float32 else _put_int32
     return lambda p, x: put(p, x)
