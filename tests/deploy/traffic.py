@@ -113,7 +113,7 @@ class Traffic:
     seconds: float = 0.0
 
     def assert_no_call_failed(self) -> None:
-        """Nor were many left out: this process shares its cores with three servers, of which some start, and so is late."""
+        """Nor were many left out: where servers start on the cores of this process, it falls behind its schedule."""
         assert set(self.outcomes) == {"OK"}, self
         assert self.outcomes["OK"] == len(self.late) >= KEPT * self.rate * self.seconds, self
 
