@@ -230,9 +230,9 @@ def test_front_ends_that_are_killed_leave_the_workers_as_they_were(several: Serv
 
 
 def ask_on(server: Server, over: threading.Event) -> None:
-    """For many draws, again and again; connections may break."""
+    """For many draws, again and again; connections may break, and a front end that starts refuses."""
     while not over.is_set():
-        with contextlib.suppress(httpx.TransportError):
+        with contextlib.suppress(httpx.TransportError, httpx.HTTPStatusError):
             ask(server, 1, draws=200)
 
 
