@@ -131,8 +131,15 @@ class SampleProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         if self._call is not None and self._call is self.cycle:
             self._call.body.append(body)
+            if self._call.has_large_body and not self.flow.read_paused:  # it comes as fast as it is read: let others in
+                self.flow.pause_reading()
+                self.loop.call_soon(self._read_on)
         else:
             super().on_body(body)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         if self._call is not None and self._call is self.cycle:
