@@ -138,15 +138,7 @@ def test_real_logits_come_back_with_the_bits_of_the_contract(ways, way: str, mod
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
 def test_the_published_vectors_hold(ways, way: str, vector: Vector):
     """Through every way in, each published draw has its published bits."""
-    outputs = ways[way](
-        vector.logits,
-        mode="straight_through",
-        seed=vector.seed,
-        first_row=vector.row,
-        first_draw=vector.draw,
-        temperature=vector.temperature,
-        tau=vector.tau,
-    )
+    outputs = ways[way](vector.logits, **vector.parameters)
     assert outputs["index"].tolist() == [[vector.index]]
     assert vector.agrees("soft", outputs["soft"][0, 0])
 

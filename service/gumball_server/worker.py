@@ -13,7 +13,6 @@ from gumball_server.domain import (
     BFLOAT16,
     INTEGERS,
     Array,
-    Mode,
     Output,
     Parameters,
     SampleRequest,
@@ -151,17 +150,7 @@ def _request_of(vector: Vector | ParameterVector) -> SampleRequest:
     if isinstance(vector, ParameterVector):
         given = Parameters(outputs=vector.outputs, **vector.parameters)
         return sample_request(vector.values, given, Source(vector.source))
-    return sample_request(
-        vector.logits,
-        Parameters(
-            mode=Mode.STRAIGHT_THROUGH,
-            seed=vector.seed,
-            first_row=vector.row,
-            first_draw=vector.draw,
-            tau=vector.tau,
-            temperature=vector.temperature,
-        ),
-    )
+    return sample_request(vector.logits, Parameters(**vector.parameters))
 
 
 def _agrees(vector: Vector | ParameterVector, drawn: dict[Output, Array]) -> bool:

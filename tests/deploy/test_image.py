@@ -65,15 +65,7 @@ def test_it_draws_the_published_bits(container, transport):
     """Every vector, over both transports."""
     with Client(getattr(container, transport)) as client:
         for vector in VECTORS:
-            sample = client.sample(
-                vector.logits,
-                mode="straight_through",
-                seed=vector.seed,
-                first_row=vector.row,
-                first_draw=vector.draw,
-                temperature=vector.temperature,
-                tau=vector.tau,
-            )
+            sample = client.sample(vector.logits, **vector.parameters)
             assert sample.index[0, 0] == vector.index
             assert vector.agrees("soft", sample.soft[0, 0])
         for parameters in PARAMETER_VECTORS:

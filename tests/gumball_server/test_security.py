@@ -241,6 +241,14 @@ async def test_samples_are_the_same_over_tls_when_awaited(secure_way, ca, way):
         assert (await client.sample(LOGITS, seed=7)).index.tolist() == EXPECTED
 
 
+def test_a_long_body_is_taken_over_tls(http):
+    """One that is read in many pieces, and parsed in a thread."""
+    logits = [[float(k % 89) for k in range(100_000)]] * 8
+    answer = http.post("/sample", json={"logits": logits, "seed": 3}, headers={"authorization": f"Bearer {TOKENS[0]}"})
+    drawn = [contract.hard(np.array(row, np.float32), 3, number, 0)[0] for number, row in enumerate(logits)]
+    assert answer.json()["index"] == [[index] for index in drawn]
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_server_that_is_not_believed_is_not_called(secure_way, way):
     """Its authority is none of the usual ones."""

@@ -36,6 +36,18 @@ class Vector:
     index: int
     results: dict[str, Any]
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those of a request that draws it, and its soft sample."""
+        return {
+            "mode": "straight_through",
+            "seed": self.seed,
+            "first_row": self.row,
+            "first_draw": self.draw,
+            "temperature": self.temperature,
+            "tau": self.tau,
+        }
+
     def agrees(self, output: str, values: npt.NDArray[np.float32]) -> bool:
         """Whether `values` [categories] have the published bits of `output`: "noise", "scores" or "soft".
 

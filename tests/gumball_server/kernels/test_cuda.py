@@ -202,20 +202,7 @@ def test_a_weight_or_a_bias_at_fault_is_named(worker: CudaWorker):
 def test_the_published_vectors_are_given(worker: CudaWorker):
     """Those of few categories; the long ones take a device."""
     vectors = [vector for vector in VECTORS if vector.logits.size <= 1000]
-    requests = [
-        sample_request(
-            vector.logits,
-            Parameters(
-                mode="straight_through",
-                seed=vector.seed,
-                first_row=vector.row,
-                first_draw=vector.draw,
-                tau=vector.tau,
-                temperature=vector.temperature,
-            ),
-        )
-        for vector in vectors
-    ]
+    requests = [sample_request(vector.logits, Parameters(**vector.parameters)) for vector in vectors]
     for vector, drawn in zip(vectors, worker.run(requests), strict=True):
         assert drawn[Output.INDEX][0, 0] == vector.index
         assert vector.agrees("soft", drawn[Output.SOFT][0, 0])
