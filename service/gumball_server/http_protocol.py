@@ -3,21 +3,26 @@
 An ASGI server makes a scope, a task, two queues of messages and two writes of each request; that costs more than
 sampling does. Here, a request whose headers say that it is a plain one and how long its body is becomes a `Call`, its
 answer one write. Everything else (chunked bodies, Expect, pipelined requests, other paths) goes on to ASGI.
+
+Clients send the same head again and again. One that the parser has read before is not parsed anew.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gumball_server.domain import SampleRequest, SampleResult, SamplingError
 from gumball_server.exchange import Call, Exchange, Headers
 from gumball_server.http_guard import authorization
-from gumball_server.http_sample import OPERATION, PATH, Head, HeadReader, Reply, problem, traced
+from gumball_server.http_sample import MOST_KNOWN, OPERATION, PATH, Head, HeadReader, Reply, problem, traced
 from gumball_server.security import Tokens
 
 # What a client may take to read its last answer and to end TLS, when the service stops.
 GOODBYE_SECONDS = 3.0
+
+SHORT_HEAD_BYTES = 1 << 10  # of one that is remembered
+_HEAD_END = b"\r\n\r\n"
 
 _URL = PATH.encode()
 _URL_WITH_QUERY = _URL + b"?"
@@ -35,7 +40,7 @@ _NOBODY = _Nobody()
 class SampleCall(Call[Reply]):
     """A request in the place that uvicorn has for the one at hand (its RequestResponseCycle)."""
 
-    __slots__ = ("_arrived", "_head", "_protocol", "body", "disconnected", "keep_alive", "response_complete")
+    __slots__ = ("_arrived", "_protocol", "body", "disconnected", "head", "keep_alive", "missing", "response_complete")
 
     operation = OPERATION
     message_event = _NOBODY
@@ -43,9 +48,10 @@ class SampleCall(Call[Reply]):
     def __init__(self, exchange: Exchange, protocol: "SampleProtocol", head: Head, keep_alive: bool) -> None:
         super().__init__(exchange, head.answer.large, (head.content_length or 0) > head.body.large)
         self._protocol = protocol
-        self._head = head
+        self.head = head
         self._arrived = protocol.loop.time()
         self.body: list[bytes] = []
+        self.missing = 0  # bytes of a body that is not given to the parser
         self.keep_alive = keep_alive
         self.response_complete = self.disconnected = False
 
@@ -54,13 +60,13 @@ class SampleCall(Call[Reply]):
         return headers
 
     def decode(self) -> tuple[SampleRequest, float | None]:
-        head, chunks = self._head, self.body
+        head, chunks = self.head, self.body
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         deadline = None if head.timeout is None else self._arrived + head.timeout
         return head.body.decode(body, self._protocol.url[len(_URL_WITH_QUERY) :]), deadline
 
     def encode(self, result: SampleResult) -> Reply:
-        return self._head.answer.encode(result)
+        return self.head.answer.encode(result)
 
     def reply(self, answer: Reply) -> None:
         self._protocol.respond(self, answer)
@@ -69,24 +75,96 @@ class SampleCall(Call[Reply]):
         self._protocol.respond(self, problem(error))
 
 
+class SeenHead(NamedTuple):
+    """What the parser made of a head."""
+
+    head: Head
+    url: bytes
+    headers: list[tuple[bytes, bytes]]
+
+
+# By their bytes, of requests that took the short cut and were nothing but this head and a body.
+SeenHeads = dict[bytes, SeenHead]
+
+
 class SampleProtocol(HttpToolsProtocol):
     """Uvicorn's HTTP/1.1 protocol, with the short cut for plain requests."""
 
     def __init__(
-        self, exchange: Exchange, heads: HeadReader, has_cors: bool, tokens: Tokens | None, **of_uvicorn: Any
+        self,
+        exchange: Exchange,
+        heads: HeadReader,
+        seen: SeenHeads,
+        has_cors: bool,
+        tokens: Tokens | None,
+        **of_uvicorn: Any,
     ) -> None:
         super().__init__(**of_uvicorn)
         self.cycle: Any  # uvicorn's RequestResponseCycle, or our call in its place
         self._exchange = exchange
         self._heads = heads
+        self._seen = seen  # by all connections
         self._has_cors = has_cors
         self._tokens = tokens
         self._call: SampleCall | None = None  # the one under way, not necessarily uvicorn's latest
+        self._is_between = True  # messages, as far as the parser knows
         self._defaults: Sequence[tuple[bytes, bytes]] = ()
         self._default_lines = b""
         self._quiet_since: float | None = None  # the loop's time of the last answer, if nothing came after it
 
+    def data_received(self, data: bytes) -> None:
+        call = self._call
+        if call is not None and call.missing:
+            self._take(call, data)
+        elif self._is_between and (self.cycle is None or self.cycle.response_complete):
+            end = data.find(_HEAD_END) + len(_HEAD_END)
+            seen = self._seen.get(data[:end])
+            if seen is not None and self._is_allowed(seen.headers):
+                self._begin(seen, data, end)
+            else:
+                super().data_received(data)
+                self._remember(data, end)
+        else:
+            super().data_received(data)
+
+    def _begin(self, seen: SeenHead, data: bytes, end: int) -> None:
+        """Begin a request with a head that was seen before, and ends here."""
+        self.url, self.headers = seen.url, seen.headers
+        self._quiet_since = None
+        self._exchange.open()
+        self.cycle = self._call = call = SampleCall(self._exchange, self, seen.head, True)
+        call.missing = seen.head.content_length or 0
+        if len(data) > end:
+            self._take(call, data[end:])
+
+    def _take(self, call: SampleCall, data: bytes) -> None:
+        """Take what belongs to a body, and go on with what follows it."""
+        rest = data[call.missing :]
+        if rest:
+            data = data[: call.missing]
+        call.missing -= len(data)
+        self._add(call, data)
+        if not call.missing:
+            self._exchange.begin(call)
+        if rest:
+            self.data_received(rest)
+
+    def _remember(self, data: bytes, end: int) -> None:
+        """Remember a head if the parser, too, found that it ends here, with nothing but its body behind it."""
+        call, head = self._call, data[:end]
+        if (
+            call is not None
+            and call.keep_alive
+            and end <= SHORT_HEAD_BYTES
+            and b"\n" not in head.replace(b"\r\n", b"")  # which could have ended it before
+            and b"".join(call.body) == data[end:]
+        ):
+            if len(self._seen) >= MOST_KNOWN:
+                self._seen.clear()
+            self._seen[head] = SeenHead(call.head, self.url, self.headers)
+
     def on_message_begin(self) -> None:
+        self._is_between = False
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -121,27 +199,37 @@ class SampleProtocol(HttpToolsProtocol):
         ):
             return None
         try:
-            if self._tokens is not None:
-                self._tokens.check(authorization(self.headers))
             head = self._heads.read(self.headers)
         except SamplingError:
             return None  # to be refused where bodies of any length are discarded
-        return head if head.content_length else None
+        return head if head.content_length and self._is_allowed(self.headers) else None
+
+    def _is_allowed(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        if self._tokens is not None:
+            try:
+                self._tokens.check(authorization(headers))
+            except SamplingError:
+                return False
+        return True
 
     def on_body(self, body: bytes) -> None:
         if self._call is not None and self._call is self.cycle:
-            self._call.body.append(body)
-            if self._call.has_large_body and not self.flow.read_paused:  # it comes as fast as it is read: let others in
-                self.flow.pause_reading()
-                self.loop.call_soon(self._read_on)
+            self._add(self._call, body)
         else:
             super().on_body(body)
+
+    def _add(self, call: SampleCall, body: bytes) -> None:
+        call.body.append(body)
+        if call.has_large_body and not self.flow.read_paused:  # it comes as fast as it is read: let others in
+            self.flow.pause_reading()
+            self.loop.call_soon(self._read_on)
 
     def _read_on(self) -> None:
         if not self.transport.is_closing():
             self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
+        self._is_between = True
         if self._call is not None and self._call is self.cycle:
             self._exchange.begin(self._call)
         else:

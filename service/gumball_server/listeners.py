@@ -140,7 +140,7 @@ async def listen(
     open_paths = OPEN_PATHS | ({"/metrics"} if settings.open_metrics else set())
     guarded = guard(tokens, exchange, problem, open_paths)
     app = create_app(exchange, heads, metrics, lifecycle, told, settings.origins, v2, guarded)
-    protocol = partial(SampleProtocol, exchange, heads, bool(settings.origins), tokens)
+    protocol = partial(SampleProtocol, exchange, heads, {}, bool(settings.origins), tokens)
     servers = [HttpServer(app, [http], settings.idle_seconds, protocol, certificates.context if certificates else None)]
     if settings.http_uds:
         addresses["http_uds"] = settings.http_uds

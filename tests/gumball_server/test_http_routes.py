@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from random import Random
 
 import httpx
 import numpy as np
@@ -187,6 +188,55 @@ def test_a_request_may_arrive_in_pieces(connection: Connection, size: int):
     for i in range(0, len(data), size):
         connection.send(data[i : i + size])
     assert [connection.receive().index, connection.receive().index] == [index_of(8), index_of(9)]
+
+
+@pytest.mark.parametrize("cuts", range(20))
+def test_requests_with_the_same_head_are_answered_in_order_however_they_are_cut(connection: Connection, cuts: int):
+    """The head is parsed once; the network may part it from its body, and join that with the next head."""
+    seeds = range(10, 60)
+    requests = [request(body_of(seed)) for seed in seeds]
+    head = requests[0].index(b"\r\n\r\n") + 4
+    assert {each[:head] for each in requests} == {requests[0][:head]}
+    data, random = b"".join(requests), Random(cuts)
+    size = len(requests[0])
+    ends = {i * size + random.choice([0, head - 2, head, head + 9, random.randrange(size)]) for i in range(len(seeds))}
+    connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    start = answered = 0
+    for end in sorted({*ends, len(data)}):
+        connection.send(data[start:end])
+        start = end
+        while random.random() < 0.7 and answered < end // size:
+            assert connection.receive().index == index_of(seeds[answered])
+            answered += 1
+    for seed in seeds[answered:]:
+        assert connection.receive().index == index_of(seed)
+
+
+def test_a_long_body_is_answered_under_a_head_that_was_seen(connection: Connection):
+    """It comes in many pieces, the next request in one with the last of them."""
+    body = json.dumps({"logits": LONG, "seed": 3}).encode()
+    for _ in range(3):
+        connection.send(request(body) + request(body_of(7)))
+        assert connection.receive().index == [[int(contract.hard(np.array(LONG, np.float32), 3, 0, 0)[0])]]
+        assert connection.receive().index == index_of(7)
+
+
+@pytest.mark.parametrize("way", ["bare line feeds", "line feeds that end the head early", "an empty line before it"])
+def test_a_head_that_parsers_may_read_in_two_ways_is_read_alike_each_time(server, way: str):
+    """What was remembered of the first must not change what the second is."""
+    body = body_of(5)
+    data = {
+        "bare line feeds": request(body).replace(b"\r\n", b"\n"),
+        "line feeds that end the head early": request(body).replace(b"\r\n\r\n", b"\n\n") + b"\r\n\r\n" + body,
+        "an empty line before it": b"\r\n\r\n" + request(body),
+    }[way]
+    answers = []
+    for _ in range(3):
+        with closing(Connection(server)) as connection:
+            connection.send(data)
+            answer = connection.receive()
+            answers.append((answer.status, answer.status == 200 and answer.index))
+    assert answers[1:] == answers[:1] * 2
 
 
 @pytest.mark.parametrize("way", ["short", "a chunked body"])
