@@ -21,9 +21,9 @@ class CpuDevice:
 
     def run(self, requests: Sequence[SampleRequest]) -> list[Drawn]:
         for request in requests:
-            if request.first_draw == FAILS_AT:
+            if request.plan.first_draw == FAILS_AT:
                 raise RuntimeError("as the test wants it")
-            if request.first_draw == IS_LOST_AT:
+            if request.plan.first_draw == IS_LOST_AT:
                 raise DeviceLostError("as the test wants it")
         return self._cpu.run(requests)
 

@@ -42,26 +42,27 @@ class Case:
     def expected(self) -> dict[str, np.ndarray]:
         """Every output, by name."""
         request, d = self.request(), self.log_odds()
-        seed, row = (request.seeds, 0) if request.seeds is not None else (request.seed, np.arange(request.rows))
-        row = row + request.first_row
+        plan = request.plan
+        seed, row = (plan.seeds, 0) if plan.seeds is not None else (request.seed, np.arange(plan.rows))
+        row = row + plan.first_row
         by_draw: dict[str, list[np.ndarray]] = {}
-        for draw in range(request.draws):
-            scores = contract.scores_of(d, seed, row, request.first_draw + np.uint32(draw))
-            index, score = contract.best(scores, request.without_replacement or 1)
+        for draw in range(plan.draws):
+            scores = contract.scores_of(d, seed, row, plan.first_draw + np.uint32(draw))
+            index, score = contract.best(scores, plan.without_replacement or 1)
             log_prob = np.take_along_axis(contract.log_probs(d), index, axis=1)
-            if request.without_replacement is None:
+            if plan.without_replacement is None:
                 index, score, log_prob = index[:, 0], score[:, 0], log_prob[:, 0]
             answer = {
                 "index": index,
                 "score": score,
                 "log_prob": log_prob,
-                "soft": contract.soft_of(scores, request.tau),
-                "log_soft": contract.log_soft_of(scores, request.tau),
-                "one_hot": (np.arange(request.categories) == scores.argmax(axis=1)[:, None]).astype(np.float32),
+                "soft": contract.soft_of(scores, plan.tau),
+                "log_soft": contract.log_soft_of(scores, plan.tau),
+                "one_hot": (np.arange(plan.categories) == scores.argmax(axis=1)[:, None]).astype(np.float32),
             }
             for name, values in answer.items():
                 by_draw.setdefault(name, []).append(values)
-        top_index, top_log_prob = contract.most_likely(d, request.top_log_probs)
+        top_index, top_log_prob = contract.most_likely(d, plan.top_log_probs)
         of_rows = {"probs": contract.probs(d), "entropy": contract.entropy(d)}
         of_rows |= {"top_index": top_index, "top_log_prob": top_log_prob}
         return {name: np.stack(values, axis=1) for name, values in by_draw.items()} | of_rows

@@ -188,16 +188,17 @@ def _spare_untouched(array: np.ndarray) -> bool:
 def _record(row: Row, outputs: dict[str, np.ndarray]) -> tuple[object, ...]:
     categories, amounts = row.bias_arrays
     return (
-        *(row.logits.ctypes.data, row.logits.size, row.logits_type, row.are_probs, -1),
+        *(row.logits.ctypes.data, row.seed),
+        *(outputs[output].ctypes.data if output in outputs else 0 for output in _OUTPUT_FIELDS),
+        *(row.logits.size, row.logits_type, row.are_probs, -1),
         *(categories.size, categories.ctypes.data, amounts.ctypes.data),
-        *(row.seed, row.row, row.first_draw, row.draws, row.temperature, row.tau),
+        *(row.row, row.first_draw, row.draws, row.temperature, row.tau),
         *(row.logits.size if row.top_k is None else min(row.top_k, row.logits.size), row.top_p, row.min_p),
         *(row.distinct, row.top),
-        *(outputs[output].ctypes.data if output in outputs else 0 for output in _OUTPUT_FIELDS),
     )
 
 
-_OUTPUT_FIELDS = ROW.names[ROW.names.index("index") :]
+_OUTPUT_FIELDS = ROW.names[ROW.names.index("index") : ROW.names.index("categories")]
 
 
 def _name(row: Row) -> str:

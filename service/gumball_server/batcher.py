@@ -130,20 +130,22 @@ class Batcher:
         self._queue_duration = metrics.queue_duration.labels()
         self._batch_requests, self._batch_rows = metrics.batch_requests.labels(), metrics.batch_rows.labels()
         self._batch_elements = metrics.batch_elements.labels()
-        metrics.queue_limit_elements.set(to=limits.max_queue_elements)
-        metrics.queue_limit_requests.set(to=limits.max_queue_requests)
+        self._rows, self._draws = metrics.rows.labels(), metrics.draws.labels()
+        self._queue_elements = metrics.queue_elements.labels()
+        metrics.queue_limit_elements.labels().set(limits.max_queue_elements)
+        metrics.queue_limit_requests.labels().set(limits.max_queue_requests)
 
     def open(self, cpu: AnyWorker, on_devices: Callable[[bool], None] = lambda _: None) -> None:
         """Begin to admit requests. `on_devices` is told whether there is a device, whenever one comes or goes."""
         self._cpu = _Device(cpu)
         self._on_devices = on_devices
         self._is_open = True
-        self._metrics.worker_up.set(cpu.device, to=1)
+        self._metrics.worker_up.labels(cpu.device).set(1)
 
     def attach(self, worker: AnyWorker) -> None:
         """A device can compute: from now on it gets the large batches, or its share."""
         self._devices.append(_Device(worker))
-        self._metrics.worker_up.set(worker.device, to=1)
+        self._metrics.worker_up.labels(worker.device).set(1)
         self._on_devices(True)
         if not self._scheduled:
             self._schedule()
@@ -157,7 +159,7 @@ class Batcher:
         if device in self._devices:
             self._devices.remove(device)
             device.thread.shutdown(wait=False)
-            self._metrics.worker_up.set(device.worker.device, to=0)
+            self._metrics.worker_up.labels(device.worker.device).set(0)
             self._on_devices(bool(self._devices))
 
     async def drained(self) -> None:
@@ -168,7 +170,7 @@ class Batcher:
         """Stop the threads. What is still admitted stays unanswered: drain first."""
         for device in (*self._devices, self._cpu) if self._is_open else ():
             device.thread.shutdown(cancel_futures=True)
-            self._metrics.worker_up.set(device.worker.device, to=0)
+            self._metrics.worker_up.labels(device.worker.device).set(0)
             device.worker.close()
 
     async def sample(self, request: SampleRequest, deadline: float | None = None) -> SampleResult:
@@ -184,7 +186,7 @@ class Batcher:
     def check_open(self) -> None:
         """Raise SamplingError (UNAVAILABLE) before there is a worker: until then requests cannot be decoded, either."""
         if not self._is_open:
-            self._metrics.rejected.add(Reason.UNAVAILABLE.value)
+            self._metrics.rejected.labels(Reason.UNAVAILABLE.value).add()
             raise SamplingError(Reason.UNAVAILABLE, "the kernels are not ready yet")
 
     def draw(self, request: SampleRequest) -> SampleResult:
@@ -192,7 +194,7 @@ class Batcher:
 
         Raises SamplingError, as `sample` does.
         """
-        self._admit(request, request.elements)
+        self._admit(request, request.plan.layout.elements)
         drawing = self._run(self._cpu, [request])
         self._count([request], [0], drawing)
         (drawn,), run, _ = drawing
@@ -207,7 +209,7 @@ class Batcher:
         it. Its outcome is DEADLINE when that passes first (in the loop's time), INVALID_ARGUMENT for logits that
         cannot be drawn from.
         """
-        elements = request.elements
+        elements = request.plan.layout.elements
         self._admit(request, elements)
         self._requests += 1
         self._elements += elements
@@ -220,7 +222,7 @@ class Batcher:
             self._small.append(pending)  # and gone before anybody could see it in a gauge
         else:
             self._large.append(pending)
-            self._metrics.queue_elements.set(to=self._elements)
+            self._queue_elements.set(self._elements)
         if not self._scheduled:
             self._schedule(self._limits.linger_seconds if not self._handed else 0.0)
 
@@ -237,25 +239,27 @@ class Batcher:
     @staticmethod
     def draws_at_once(request: SampleRequest) -> bool:
         """Whether a request is drawn on the event loop, so that its caller hardly waits."""
-        of_category = SOFT_WORK if request.layout.is_dense else 1
-        return request.rows * request.draws * (SAMPLE_WORK + request.categories * of_category) <= SMALL_WORK
+        of_category = SOFT_WORK if request.plan.layout.is_dense else 1
+        return (
+            request.plan.rows * request.plan.draws * (SAMPLE_WORK + request.plan.categories * of_category) <= SMALL_WORK
+        )
 
     def _admit(self, request: SampleRequest, elements: int) -> None:
         self.check_open()
         try:
             self._check_room(request, elements)
         except SamplingError as error:
-            self._metrics.rejected.add(error.reason.value)
+            self._metrics.rejected.labels(error.reason.value).add()
             raise
 
     def _check_room(self, request: SampleRequest, elements: int) -> None:
         limits = self._limits
-        if (size := request.result_bytes) > limits.max_response_bytes:
+        if (size := request.plan.layout.result_bytes) > limits.max_response_bytes:
             detail = f"the answer would have {size} bytes, the limit is {limits.max_response_bytes}"
             raise SamplingError(Reason.TOO_LARGE, detail, "outputs")
         if elements > limits.max_queue_elements:
             detail = f"rows x draws x categories is {elements}, the limit is {limits.max_queue_elements}"
-            raise SamplingError(Reason.TOO_LARGE, detail, "draws" if request.draws > 1 else "logits")
+            raise SamplingError(Reason.TOO_LARGE, detail, "draws" if request.plan.draws > 1 else "logits")
         if self._elements + elements > limits.max_queue_elements or self._requests >= limits.max_queue_requests:
             raise SamplingError(Reason.OVERLOADED, "the queue is full, try again later")
 
@@ -295,10 +299,10 @@ class Batcher:
                     break
                 batch.append(pending)
             else:
-                self._metrics.dropped.add(pending.unwanted.value)
+                self._metrics.dropped.labels(pending.unwanted.value).add()
                 self._release(pending)
             lane.popleft()
-        self._metrics.queue_elements.set(to=self._elements)
+        self._queue_elements.set(self._elements)
         return batch
 
     def _hand_over(self, device: _Device, batch: list[Pending]) -> None:
@@ -332,7 +336,7 @@ class Batcher:
                 return drawing._replace(is_lost=isinstance(error, DeviceLostError))
             drawn = [SamplingError(Reason.INTERNAL, "the sampler failed; the server's log says why")] * len(requests)
         compute_ns = time.perf_counter_ns() - start_ns
-        rows = sum([request.rows for request in requests])
+        rows = sum([request.plan.rows for request in requests])
         return _Drawing(drawn, Run(start_ns, compute_ns, device.worker.device, len(requests), rows))
 
     def _finish(self, batch: Sequence[Pending], drawing: _Drawing) -> None:
@@ -346,7 +350,7 @@ class Batcher:
                 if pending.timer is not None:
                     pending.timer.cancel()
                 self._tell(pending, drawn, run)
-        self._metrics.queue_elements.set(to=self._elements)
+        self._queue_elements.set(self._elements)
 
     @staticmethod
     def _tell(pending: Pending, drawn: Drawn, run: Run) -> None:
@@ -361,20 +365,21 @@ class Batcher:
             log.exception("an outcome could not be delivered")
 
     def _count(self, requests: Sequence[SampleRequest], waited_ns: Sequence[int], drawing: _Drawing) -> None:
-        metrics, run = self._metrics, drawing.run
+        run = drawing.run
         self._batch_requests.observe(run.requests)
         self._batch_rows.observe(run.rows)
-        self._batch_elements.observe(sum([request.elements for request in requests]))
-        metrics.compute_duration.labels(run.device).observe(run.compute_ns / 1e9)
+        self._metrics.compute_duration.labels(run.device).observe(run.compute_ns / 1e9)
         for waited in waited_ns:
             self._queue_duration.observe(waited / 1e9)
-        drawn = [
-            request
-            for request, outcome in zip(requests, drawing.drawn, strict=True)
-            if not isinstance(outcome, SamplingError)
-        ]
-        metrics.rows.add(count=sum([request.rows for request in drawn]))
-        metrics.draws.add(count=sum([request.rows * request.draws for request in drawn]))
+        elements = rows = draws = 0
+        for (_, _, plan), outcome in zip(requests, drawing.drawn, strict=True):
+            elements += plan.layout.elements
+            if not isinstance(outcome, SamplingError):
+                rows += plan.rows
+                draws += plan.rows * plan.draws
+        self._batch_elements.observe(elements)
+        self._rows.add(rows)
+        self._draws.add(draws)
 
     def _release(self, pending: Pending) -> None:
         self._requests -= 1

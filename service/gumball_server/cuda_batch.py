@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gumball_server.domain import PER_DRAW_AND_CATEGORY, TOP, Array, Output, SampleRequest, Source
+from gumball_server.domain import PER_DRAW_AND_CATEGORY, TOP, Array, Output, Plan, SampleRequest, Source
 from gumball_server.kernels import cuda
 from gumball_server.kernels.table import LogitsType
 from gumball_server.tables import LOGITS_TYPES
@@ -57,15 +57,15 @@ class _Part:
     @property
     def way(self) -> cuda.Way:
         """How it is drawn."""
-        request = self.request
+        plan = self.request.plan
         is_prepared = self.prepared is not None
         return cuda.Way(
             logits_type=LogitsType.FLOAT32 if is_prepared else self.logits_type,
             is_prepared=is_prepared,
-            is_filtered=_is_filtered(request),
-            is_dense=_is_dense(request),
-            is_distinct=request.without_replacement is not None,
-            has_probabilities=not _PROBABILITIES.isdisjoint(request.outputs),
+            is_filtered=_is_filtered(plan),
+            is_dense=_is_dense(plan),
+            is_distinct=plan.without_replacement is not None,
+            has_probabilities=not _PROBABILITIES.isdisjoint(plan.outputs),
         )
 
     @property
@@ -86,93 +86,93 @@ class _Part:
 
     def table(self, *, as_prepared: bool) -> npt.NDArray[Any]:
         """[rows] RECORD, but for what `cuda.group` sets; of the logits that came, or of those prepared from them."""
-        request = self.request
-        number = np.arange(request.rows)
-        table = np.zeros(request.rows, cuda.RECORD)
-        table["logits"] = self.logits // request.logits.itemsize + number * cuda.padded(request.categories)
+        request, plan = self.request, self.request.plan
+        number = np.arange(plan.rows)
+        table = np.zeros(plan.rows, cuda.RECORD)
+        table["logits"] = self.logits // request.logits.itemsize + number * cuda.padded(plan.categories)
         if self.prepared is not None:
-            table["prepared"] = self.prepared + number * cuda.padded(request.categories)
+            table["prepared"] = self.prepared + number * cuda.padded(plan.categories)
         if as_prepared:
             table["logits"] = table["prepared"]
-        table["categories"] = request.categories
+        table["categories"] = plan.categories
         self._set_key(table, number)
         self._set_parameters(table)
         table["status"] = self.status + number
         for output in Output:
             table[output.value] = self._places(output, number)
         if self.scores is not None:
-            table["scores"] = self.scores + number * request.draws * cuda.padded(request.categories)
+            table["scores"] = self.scores + number * plan.draws * cuda.padded(plan.categories)
         return table
 
     def _set_key(self, table: npt.NDArray[Any], number: npt.NDArray[np.int64]) -> None:
-        request = self.request
-        if request.seeds is None:
+        request, plan = self.request, self.request.plan
+        if plan.seeds is None:
             table["seed"] = np.array(request.seed, np.uint64).view(np.int64)
-            table["row"] = request.first_row + number
+            table["row"] = plan.first_row + number
         else:
-            table["seed"] = request.seeds.view(np.int64)
-        table["first_draw"] = request.first_draw
+            table["seed"] = plan.seeds.view(np.int64)
+        table["first_draw"] = plan.first_draw
 
     def _set_parameters(self, table: npt.NDArray[Any]) -> None:
-        request = self.request
-        is_greedy = np.equal(request.temperature, 0)  # the most likely category is all there is, whatever it is over
-        table["inv_temperature"] = _bits_of_inverse(np.where(is_greedy, 1.0, request.temperature))
-        table["inv_tau"] = _bits_of_inverse(request.tau)
-        table["are_probs"] = request.source is Source.PROBS
-        if request.bias is not None:
-            table["biases"] = request.bias.categories.size
+        plan = self.request.plan
+        is_greedy = np.equal(plan.temperature, 0)  # the most likely category is all there is, whatever it is over
+        table["inv_temperature"] = _bits_of_inverse(np.where(is_greedy, 1.0, plan.temperature))
+        table["inv_tau"] = _bits_of_inverse(plan.tau)
+        table["are_probs"] = plan.source is Source.PROBS
+        if plan.bias is not None:
+            table["biases"] = plan.bias.categories.size
             table["biased"], table["bias"] = self.biased // 4, self.bias // 4
-        table["top_k"] = np.where(is_greedy, 1, request.top_k)
-        table["top_p"] = np.asarray(request.top_p, np.float64).view(np.int64)
-        table["distinct"] = request.without_replacement or 1
-        table["top"] = request.top_log_probs
-        table["min_p"] = np.asarray(request.min_p, np.float64).astype(np.float32).view(np.int32)
+        table["top_k"] = np.where(is_greedy, 1, plan.top_k)
+        table["top_p"] = np.asarray(plan.top_p, np.float64).view(np.int64)
+        table["distinct"] = plan.without_replacement or 1
+        table["top"] = plan.top_log_probs
+        table["min_p"] = np.asarray(plan.min_p, np.float64).astype(np.float32).view(np.int32)
 
     def _places(self, output: Output, number: npt.NDArray[np.int64]) -> Any:
         start = self.outputs.get(output)
         if start is None:
             return cuda.NOT_WANTED
-        return start + number * _elements_of_row(output, self.request)
+        return start + number * _elements_of_row(output, self.request.plan)
 
     def fill(self, buffer: npt.NDArray[np.uint8]) -> None:
         """Copy the logits to their place, each row padded to whole blocks."""
-        logits = self.request.logits
-        rows, stride = self.request.rows, cuda.padded(self.request.categories)
+        logits, plan = self.request.logits, self.request.plan
+        rows, stride = plan.rows, cuda.padded(plan.categories)
         place = buffer[self.logits : self.logits + rows * stride * logits.itemsize]
-        place.view(logits.dtype).reshape(rows, stride)[:, : self.request.categories] = logits
-        if bias := self.request.bias:
+        place.view(logits.dtype).reshape(rows, stride)[:, : plan.categories] = logits
+        if bias := plan.bias:
             buffer[self.biased : self.biased + bias.categories.nbytes] = bias.categories.view(np.uint8)
             buffer[self.bias : self.bias + bias.values.nbytes] = bias.values.view(np.uint8)
 
     def drawn(self, buffer: npt.NDArray[np.int32]) -> Drawn:
         """The outputs of the request, copied out of the buffer that came back, or its error."""
-        request = self.request
-        outputs = {output: self._output(output, buffer) for output in request.outputs}
-        return judge(request, outputs, buffer[self.status : self.status + request.rows])
+        plan = self.request.plan
+        outputs = {output: self._output(output, buffer) for output in plan.outputs}
+        return judge(self.request, outputs, buffer[self.status : self.status + plan.rows])
 
     def _output(self, output: Output, buffer: npt.NDArray[np.int32]) -> Array:
-        request, start, shape = self.request, self.outputs[output], self.request.shape_of(output)
-        values = buffer[start : start + request.rows * _elements_of_row(output, request)]
+        plan, start = self.request.plan, self.outputs[output]
+        values = buffer[start : start + plan.rows * _elements_of_row(output, plan)]
         if output in _OF_CATEGORIES:  # without the padding
-            values = values.reshape(-1, cuda.padded(request.categories))[:, : request.categories]
-        return values.reshape(shape).view(DTYPES[output]).copy()
+            values = values.reshape(-1, cuda.padded(plan.categories))[:, : plan.categories]
+        return values.reshape(plan.layout.shapes[output]).view(DTYPES[output]).copy()
 
 
-def _is_filtered(request: SampleRequest) -> bool:
+def _is_filtered(plan: Plan) -> bool:
     """Whether a row has a filter, or temperature 0, which leaves what a top_k of 1 leaves."""
     return bool(
-        not np.all(request.temperature)
-        or np.any(np.less(request.top_k, request.categories))
-        or np.any(np.less(request.top_p, 1))
-        or np.any(request.min_p)
+        not np.all(plan.temperature)
+        or np.any(np.less(plan.top_k, plan.categories))
+        or np.any(np.less(plan.top_p, 1))
+        or np.any(plan.min_p)
     )
 
 
-def _elements_of_row(output: Output, request: SampleRequest) -> int:
+def _elements_of_row(output: Output, plan: Plan) -> int:
     """Elements that an output takes for a row."""
     if output in _OF_CATEGORIES:
-        return cuda.padded(request.categories) * (1 if output is Output.PROBS else request.draws)
-    return math.prod(request.shape_of(output)[1:])
+        return cuda.padded(plan.categories) * (1 if output is Output.PROBS else plan.draws)
+    return math.prod(plan.shape_of(output)[1:])
 
 
 def _bits_of_inverse(x: float | npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
@@ -185,9 +185,9 @@ class Batch:
 
     def __init__(self, requests: Sequence[SampleRequest]) -> None:
         self._in, self._prepared, self._out = _Sections(), _Sections(), _Sections()
-        self.rows = sum(request.rows for request in requests)
+        self.rows = sum(request.plan.rows for request in requests)
         self._statuses = self._out.place(4 * self.rows) // 4  # together, to be cleared together
-        outputs = [self._place_outputs(request) for request in requests]
+        outputs = [self._place_outputs(request.plan) for request in requests]
         self.returned_elements = self._out.bytes // 4  # what lies behind stays on the device
         self._parts = list(self._lay_out(requests, outputs))
         self._preparations = [
@@ -210,27 +210,28 @@ class Batch:
     def output_elements(self) -> int:
         return self._out.bytes // 4
 
-    def _place_outputs(self, request: SampleRequest) -> dict[Output, int]:
-        wanted = {Output.INDEX, *request.outputs}  # the kernels always give the index
-        return {output: self._place_output(output, request) for output in wanted}
+    def _place_outputs(self, plan: Plan) -> dict[Output, int]:
+        wanted = {Output.INDEX, *plan.outputs}  # the kernels always give the index
+        return {output: self._place_output(output, plan) for output in wanted}
 
-    def _place_output(self, output: Output, request: SampleRequest) -> int:
-        return self._out.place(4 * request.rows * _elements_of_row(output, request)) // 4
+    def _place_output(self, output: Output, plan: Plan) -> int:
+        return self._out.place(4 * plan.rows * _elements_of_row(output, plan)) // 4
 
-    def _place_scores(self, request: SampleRequest, outputs: dict[Output, int]) -> int | None:
-        if not _is_dense(request):
+    def _place_scores(self, plan: Plan, outputs: dict[Output, int]) -> int | None:
+        if not _is_dense(plan):
             return None
         for output in (Output.SOFT, Output.LOG_SOFT):
             if output in outputs:
                 return outputs[output]
-        return self._place_output(Output.SOFT, request)
+        return self._place_output(Output.SOFT, plan)
 
     def _lay_out(self, requests: Sequence[SampleRequest], outputs: Sequence[dict[Output, int]]) -> Iterator[_Part]:
         row = 0
         for request, places in zip(requests, outputs, strict=True):
-            elements = request.rows * cuda.padded(request.categories)
-            biases = 0 if request.bias is None else request.bias.categories.size
-            is_plain = request.source is Source.LOGITS and request.bias is None and not _is_filtered(request)
+            plan = request.plan
+            elements = plan.rows * cuda.padded(plan.categories)
+            biases = 0 if plan.bias is None else plan.bias.categories.size
+            is_plain = plan.source is Source.LOGITS and plan.bias is None and not _is_filtered(plan)
             yield _Part(
                 request,
                 logits=self._in.place(elements * request.logits.itemsize),
@@ -239,13 +240,13 @@ class Batch:
                 prepared=None if is_plain else self._prepared.place(4 * elements) // 4,
                 status=self._statuses + row,
                 outputs=places,
-                scores=self._place_scores(request, places),
+                scores=self._place_scores(plan, places),
             )
-            row += request.rows
+            row += plan.rows
 
     def _placed(self, way: cuda.Way, parts: Sequence[_Part], *, as_prepared: bool) -> "_PlacedGroup":
         table = np.concatenate([part.table(as_prepared=as_prepared) for part in parts])
-        draws = np.repeat([part.request.draws for part in parts], [part.request.rows for part in parts])
+        draws = np.repeat([part.request.plan.draws for part in parts], [part.request.plan.rows for part in parts])
         group = cuda.group(way, table, draws)
         return _PlacedGroup(group, tuple(self._in.place(array.nbytes) for array in group.arrays))
 
@@ -297,6 +298,6 @@ class _PlacedGroup:
         return buffer.view(cuda.TORCH_DTYPES[self.group.way.logits_type])
 
 
-def _is_dense(request: SampleRequest) -> bool:
+def _is_dense(plan: Plan) -> bool:
     """Whether it takes the noise of every category."""
-    return request.without_replacement is not None or not _DENSE.isdisjoint(request.outputs)
+    return plan.without_replacement is not None or not _DENSE.isdisjoint(plan.outputs)

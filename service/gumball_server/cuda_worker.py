@@ -47,7 +47,7 @@ class CudaWorker:
     def run(self, requests: Sequence[SampleRequest]) -> list[Drawn]:
         """Draw every request; a request that cannot be drawn gets its error, alone."""
         here = [request for request in requests if is_built(request)]
-        if sum(request.elements for request in here) < max(self._worth_the_way, 1):
+        if sum(request.plan.layout.elements for request in here) < max(self._worth_the_way, 1):
             return self._cpu.run(requests)
         elsewhere = [request for request in requests if not is_built(request)]
         drawn_here = iter(self._draw(here))
@@ -83,7 +83,7 @@ class CudaWorker:
 
 def is_built(request: SampleRequest) -> bool:
     """Whether the device has kernels for all that a request asks for."""
-    return max(request.without_replacement or 1, request.top_log_probs) <= cuda.MOST_RANKED
+    return max(request.plan.without_replacement or 1, request.plan.top_log_probs) <= cuda.MOST_RANKED
 
 
 def open_cuda_worker(device: str, cpu: AnyWorker) -> CudaWorker:

@@ -5,7 +5,7 @@ What is made for every request is a NamedTuple: a frozen dataclass takes four ti
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -174,43 +174,53 @@ class Bias:
 
 
 class Layout(NamedTuple):
-    """What the outputs of a request are like, a row."""
+    """What the outputs of a request are like."""
 
     shapes: dict[Output, tuple[int, ...]]
-    size: int  # of all of them, in values
+    elements: int  # the work it is: rows x draws x categories
+    result_bytes: int
     is_dense: bool  # there is one with a value for each draw and category
+
+
+def shape_of(
+    output: Output, rows: int, draws: int, categories: int, without_replacement: int | None, top_log_probs: int
+) -> tuple[int, ...]:
+    """The shape of an output."""
+    if output in PER_DRAW:
+        return (rows, draws) if without_replacement is None else (rows, draws, without_replacement)
+    if output in PER_DRAW_AND_CATEGORY:
+        return rows, draws, categories
+    if output in TOP:
+        return rows, top_log_probs
+    return (rows, categories) if output is Output.PROBS else (rows,)
 
 
 @lru_cache(1 << 12)  # a service sees few different ones
 def layout(
-    outputs: tuple[Output, ...], draws: int, categories: int, without_replacement: int | None, top_log_probs: int
+    outputs: tuple[Output, ...],
+    rows: int,
+    draws: int,
+    categories: int,
+    without_replacement: int | None,
+    top_log_probs: int,
 ) -> Layout:
     """The layout of these outputs; no shape depends on a value."""
-
-    def shape(output: Output) -> tuple[int, ...]:
-        if output in PER_DRAW:
-            return (draws,) if without_replacement is None else (draws, without_replacement)
-        if output in PER_DRAW_AND_CATEGORY:
-            return draws, categories
-        if output in TOP:
-            return (top_log_probs,)
-        return (categories,) if output is Output.PROBS else ()
-
-    shapes = {output: shape(output) for output in outputs}
+    shapes = {
+        output: shape_of(output, rows, draws, categories, without_replacement, top_log_probs) for output in outputs
+    }
     is_dense = any(output in PER_DRAW_AND_CATEGORY for output in outputs)
-    return Layout(shapes, sum(map(math.prod, shapes.values())), is_dense)
+    return Layout(shapes, rows * draws * categories, 4 * sum(map(math.prod, shapes.values())), is_dense)
 
 
-class SampleRequest(NamedTuple):
-    """A valid request. Values inside `logits` are examined when they are drawn from."""
+@dataclass(slots=True, eq=False)
+class Plan:
+    """All that a request asks for, but for its logits and seed. Not to be changed: requests that ask alike share it."""
 
-    logits: Array  # [rows, categories] float32, float16, or uint16 holding bfloat16; C order; or probs
-    seed: int | None  # one for the request, or None where there are seeds
     source: Source
+    dtype: np.dtype[Any]  # of logits
     rows: int
     categories: int
     outputs: tuple[Output, ...]
-    layout: Layout  # of the outputs
     mode: Mode
     seeds: npt.NDArray[np.uint64] | None  # [rows]
     draws: int
@@ -225,33 +235,34 @@ class SampleRequest(NamedTuple):
     bias: Bias | None
     without_replacement: int | None  # categories a draw
     top_log_probs: int
+    layout: Layout = field(init=False, repr=False)
+    record: bytes = field(init=False, repr=False, default=b"")  # what `tables` makes of it, once
 
-    def like_this(self, logits: Array, seed: int | None) -> "SampleRequest":
-        """The request with these parameters for other logits, of the same shape and dtype, and another seed."""
-        return tuple.__new__(SampleRequest, (logits, seed, *self[2:]))  # a tenth of the time of _replace
+    def __post_init__(self) -> None:
+        self.layout = layout(
+            self.outputs, self.rows, self.draws, self.categories, self.without_replacement, self.top_log_probs
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        """How it is pickled: without its record, which holds addresses of this process."""
+        return Plan, tuple(getattr(self, each.name) for each in fields(self) if each.init)
+
+    def shape_of(self, output: Output) -> tuple[int, ...]:
+        """The shape of an output, also of one that is not asked for."""
+        return shape_of(output, self.rows, self.draws, self.categories, self.without_replacement, self.top_log_probs)
 
     @property
     def taus(self) -> list[float]:
         """The tau used: one, or one a row."""
         return [self.tau] if isinstance(self.tau, float) else self.tau.tolist()
 
-    @property
-    def elements(self) -> int:
-        """The work it is: rows x draws x categories."""
-        return self.rows * self.draws * self.categories
 
-    @property
-    def result_bytes(self) -> int:
-        """Size of the outputs it asks for."""
-        return 4 * self.rows * self.layout.size
+class SampleRequest(NamedTuple):
+    """A valid request. Values inside `logits` are examined when they are drawn from."""
 
-    def width_of(self, output: Output) -> int:
-        """How many values a row has in an output."""
-        return math.prod(self.layout.shapes[output])
-
-    def shape_of(self, output: Output) -> tuple[int, ...]:
-        """The shape of an output."""
-        return (self.rows, *self.layout.shapes[output])
+    logits: Array  # [rows, categories] float32, float16, or uint16 holding bfloat16; C order; or probs
+    seed: int | None  # one for the request, or None where the plan has seeds
+    plan: Plan
 
 
 class Run(NamedTuple):

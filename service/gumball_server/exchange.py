@@ -110,6 +110,7 @@ class Exchange:
         self._metrics = metrics
         self._decode_duration = metrics.decode_duration.labels(transport)
         self._encode_duration = metrics.encode_duration.labels(transport)
+        self._inflight = metrics.inflight.labels()
         self._answering = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -145,13 +146,13 @@ class Exchange:
         self._batcher.check_open()
         request = await asyncio.to_thread(ask.decode) if ask.body_bytes > ask.large_body else ask.decode()
         self._decode_duration.observe(time.perf_counter() - start)
-        count.mode = request.mode
+        count.mode = request.plan.mode
         if self._batcher.draws_at_once(request):  # what comes one at a time gains nothing by waiting for company
             result = self._batcher.draw(request)
         else:
             result = await ask.attend(self._batcher.sample(request, ask.deadline))
         start = time.perf_counter()
-        is_large = request.result_bytes > ask.large_answer
+        is_large = request.plan.layout.result_bytes > ask.large_answer
         answer = await asyncio.to_thread(ask.encode, result) if is_large else ask.encode(result)
         self._encode_duration.observe(time.perf_counter() - start)
         return answer
@@ -159,7 +160,7 @@ class Exchange:
     def open(self) -> None:
         """A call begins to arrive; `begin` or `abandon` follows."""
         self._answering += 1
-        self._metrics.inflight.add()
+        self._inflight.add()
         self._idle.clear()
 
     def count_refusal(self, error: SamplingError) -> None:
@@ -189,7 +190,7 @@ class Exchange:
         """Encode and send what a call came to."""
         if isinstance(outcome, SamplingError):
             self._refuse(call, outcome)
-        elif outcome.request.result_bytes > call.large_answer:
+        elif outcome.request.plan.layout.result_bytes > call.large_answer:
             self._spawn(self._encode_in_thread(call, outcome))
         else:
             start = time.perf_counter()
@@ -202,7 +203,7 @@ class Exchange:
 
     def _submit(self, call: Call[T], request: SampleRequest, deadline: float | None) -> None:
         self._decode_duration.observe(time.perf_counter() - call.started)
-        call.mode = request.mode
+        call.mode = request.plan.mode
         self._batcher.submit(call, request, deadline)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
@@ -244,9 +245,9 @@ class Exchange:
         mode = count.mode.value if count.mode else "invalid"
         seconds = time.perf_counter() - count.started
         metrics = self._metrics
-        metrics.inflight.add(count=-1)
+        self._inflight.add(-1)
         metrics.request_duration.labels(self._transport, mode).observe(seconds)
-        metrics.requests.add(self._transport, mode, "OK" if error is None else error.reason.value)
+        metrics.requests.labels(self._transport, mode, "OK" if error is None else error.reason.value).add()
         self._answering -= 1
         if not self._answering:
             self._idle.set()

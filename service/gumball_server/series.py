@@ -151,18 +151,36 @@ class Histogram(Collector):
         yield family
 
 
+class Number:
+    """A number under one set of label values."""
+
+    __slots__ = ("_mine", "of_all")
+
+    def __init__(self, region: Region) -> None:
+        self._mine, self.of_all = region.take(1)
+
+    def add(self, count: float = 1.0) -> None:
+        self._mine[0] += count
+
+    def set(self, value: float) -> None:
+        self._mine[0] = value
+
+    def clear(self) -> None:
+        """Set to 0 what was set, which is not NaN."""
+        self._mine[0] *= 0.0
+
+
 class _Numbers(Collector):
-    """A number by labels."""
+    """Numbers by labels."""
 
     def __init__(self, registry: CollectorRegistry, region: Region, name: str, text: str, labels: Labels) -> None:
         self._name, self._text, self._labels = name, text, labels
-        self._numbers = {values: region.take(1) for values in product(*labels.values())}
+        self._numbers = {values: Number(region) for values in product(*labels.values())}
         registry.register(self)
 
-    def add(self, *values: str, count: float = 1) -> None:
-        """Count under these label values."""
-        mine, _ = self._numbers[values]
-        mine[0] += count
+    def labels(self, *values: str) -> Number:
+        """The number of these label values."""
+        return self._numbers[values]
 
 
 class Counter(_Numbers):
@@ -182,8 +200,8 @@ class Counter(_Numbers):
 
     def collect(self) -> Iterator[Metric]:
         family = CounterMetricFamily(self._name, self._text, labels=list(self._labels))
-        for values, (_, of_all) in self._numbers.items():
-            total = sum([number[0] for number in of_all])
+        for values, number in self._numbers.items():
+            total = sum([mine[0] for mine in number.of_all])
             if total or values in self._known:
                 family.add_metric(values, total)
         yield family
@@ -203,21 +221,17 @@ class Gauge(_Numbers):
     ) -> None:
         super().__init__(registry, region, name, text, labels)
         self._merge = merge
-        for mine, _ in self._numbers.values():
-            mine[0] = math.nan if labels else 0.0
-
-    def set(self, *values: str, to: float) -> None:
-        mine, _ = self._numbers[values]
-        mine[0] = to
+        for number in self._numbers.values():
+            number.set(math.nan if labels else 0.0)
 
     def clear(self) -> None:
         """Set to 0 what was set, as it is for a process that is no more."""
-        for mine, _ in self._numbers.values():
-            mine[0] *= 0.0
+        for number in self._numbers.values():
+            number.clear()
 
     def collect(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(self._name, self._text, labels=list(self._labels))
-        for values, (_, of_all) in self._numbers.items():
-            if numbers := [number[0] for number in of_all if not math.isnan(number[0])]:
-                family.add_metric(values, self._merge(numbers))
+        for values, number in self._numbers.items():
+            if of_all := [mine[0] for mine in number.of_all if not math.isnan(mine[0])]:
+                family.add_metric(values, self._merge(of_all))
         yield family

@@ -1,6 +1,8 @@
 """Requests to the tables that kernels work through, and tables cut for threads to share. Pure functions."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,10 +14,11 @@ from gumball_server.domain import (
     PER_DRAW_AND_CATEGORY,
     Array,
     Output,
+    Plan,
     SampleRequest,
     Source,
 )
-from gumball_server.kernels.table import PACK, ROW, LogitsType, RowStatus
+from gumball_server.kernels.table import PACK_COMMON, PACK_OWN, ROW, LogitsType, RowStatus
 
 # A record is larger than a short row: a request of a million rows must not need a table of a million.
 TABLE_ROWS = 1 << 16
@@ -48,102 +51,118 @@ def places_of(outputs: dict[Output, Array]) -> Places:
     return places
 
 
-def tables(requests: Sequence[SampleRequest], places: Sequence[Places], max_rows: int = TABLE_ROWS) -> Iterator[Array]:
-    """The rows of a batch, in order, in tables of at most `max_rows`. What they point to must outlive each."""
-    parts: list[tuple[SampleRequest, Places]] = []
+def tables(requests: Sequence[SampleRequest], places: Sequence[Places], max_rows: int = TABLE_ROWS) -> Iterable[Array]:
+    """The rows of a batch, in order, in tables of at most `max_rows`. What they point to must outlive them."""
+    rows = sum([request.plan.rows for request in requests])
+    if rows <= max_rows:
+        return [_table(requests, places, rows)]
+    return _several(requests, places, max_rows)
+
+
+def _several(requests: Sequence[SampleRequest], places: Sequence[Places], max_rows: int) -> Iterator[Array]:
+    parts: list[SampleRequest] = []
+    places_of_parts: list[Places] = []
     rows = 0
     for request, addresses in zip(requests, places, strict=True):
-        for part in _parts(request, addresses, max_rows):
-            if rows + part[0].rows > max_rows:
-                yield _table(parts)
-                parts, rows = [], 0
+        for part, addresses_of_part in _parts(request, addresses, max_rows):
+            if rows + part.plan.rows > max_rows:
+                yield _table(parts, places_of_parts, rows)
+                parts, places_of_parts, rows = [], [], 0
             parts.append(part)
-            rows += part[0].rows
-    yield _table(parts)
+            places_of_parts.append(addresses_of_part)
+            rows += part.plan.rows
+    yield _table(parts, places_of_parts, rows)
 
 
 def _parts(request: SampleRequest, places: Places, max_rows: int) -> Iterator[tuple[SampleRequest, Places]]:
     """A request as requests for at most `max_rows` of its rows each, and their places."""
-    if request.rows <= max_rows:
+    logits, seed, plan = request
+    if plan.rows <= max_rows:
         yield request, places
         return
-    for start in range(0, request.rows, max_rows):
-        rows = slice(start, min(start + max_rows, request.rows))
-        sliced: dict[str, Any] = {name: value[rows] for name, value in _arrays_of(request)}
+    for start in range(0, plan.rows, max_rows):
+        rows = slice(start, min(start + max_rows, plan.rows))
+        changed: dict[str, Any] = {name: value[rows] for name, value in _arrays_of(plan)}
         if rows.stop - start == 1:  # a request of one row has single parameters
-            sliced |= {name: value.item() for name, value in sliced.items() if name in _PER_ROW}
-        if request.seeds is None:
-            sliced["first_row"] = request.first_row + start
+            changed |= {name: value.item() for name, value in changed.items() if name in _PER_ROW}
+        if plan.seeds is None:
+            changed["first_row"] = plan.first_row + start
         further = places.copy()
-        for output in request.outputs:
-            further[_POSITION[output]] += 4 * start * request.width_of(output)
-        yield request._replace(rows=rows.stop - start, **sliced), further
+        for output, shape in plan.layout.shapes.items():
+            further[_POSITION[output]] += 4 * start * math.prod(shape[1:])
+        yield SampleRequest(logits[rows], seed, replace(plan, rows=rows.stop - start, **changed)), further
 
 
-def _arrays_of(request: SampleRequest) -> Iterator[tuple[str, Array]]:
-    """What a request has one a row."""
-    for name in ("logits", "seeds", *_PER_ROW):
-        if isinstance(value := getattr(request, name), np.ndarray):
+def _arrays_of(plan: Plan) -> Iterator[tuple[str, Array]]:
+    """What a plan has one a row."""
+    for name in ("seeds", *_PER_ROW):
+        if isinstance(value := getattr(plan, name), np.ndarray):
             yield name, value
 
 
-def _table(parts: Sequence[tuple[SampleRequest, Places]]) -> Array:
-    buffer = bytearray(PACK.size * len(parts))
-    for i, part in enumerate(parts):
-        PACK.pack_into(buffer, PACK.size * i, *_first_record(*part))
-    firsts = np.frombuffer(buffer, ROW)
-    if len(firsts) == sum([request.rows for request, _ in parts]):  # one row each, as most are
+def _table(requests: Sequence[SampleRequest], places: Sequence[Places], rows: int) -> Array:
+    firsts = np.frombuffer(bytearray(b"".join(map(_first_record, requests, places))), ROW)
+    if rows == len(requests):  # one row each, as most are
         return firsts
-    table = np.repeat(firsts, [request.rows for request, _ in parts])
+    table = np.repeat(firsts, [request.plan.rows for request in requests])
     start = 0
-    for request, places in parts:
-        _spread(table[start : start + request.rows], request, places)
-        start += request.rows
+    for request in requests:
+        end = start + request.plan.rows
+        _spread(table[start:end], request)
+        start = end
     return table
 
 
-def _first_record(request: SampleRequest, places: Places) -> tuple[Any, ...]:
-    """The record of row 0, in the order of ROW."""
-    if request.rows > 1:
-        request = request._replace(**{name: value[0] for name, value in _arrays_of(request) if name != "logits"})
-    address_of = _address_of()
-    logits, bias, seeds = request.logits, request.bias, request.seeds
-    return (
-        address_of(logits if logits.dtype != np.float16 else logits.view(np.uint16)),
-        request.categories,
-        LOGITS_TYPES[logits.dtype],
-        request.source is _PROBS,
+def _first_record(request: SampleRequest, places: Places) -> bytes:
+    """The record of row 0."""
+    logits, seed, plan = request
+    if plan.dtype == np.float16:
+        logits = logits.view(np.uint16)
+    if plan.seeds is not None:
+        seed = int(plan.seeds[0])
+    if not plan.record:
+        plan.record = _common(plan)
+    return PACK_OWN.pack(_address_of()(logits), seed, *places) + plan.record
+
+
+def _common(plan: Plan) -> bytes:
+    """What the records of row 0 of all requests with a plan have in common. The plan owns the arrays it points to."""
+    address_of, bias = _address_of(), plan.bias
+    of_row = {name: getattr(plan, name) for name in _PER_ROW} | {name: array[0] for name, array in _arrays_of(plan)}
+    return PACK_COMMON.pack(
+        plan.categories,
+        LOGITS_TYPES[plan.dtype],
+        plan.source is _PROBS,
         _OK,
         0 if bias is None else bias.categories.size,
         0 if bias is None else address_of(bias.categories),
         0 if bias is None else address_of(bias.values),
-        request.seed if seeds is None else int(seeds.flat[0]),
-        request.first_row,
-        request.first_draw,
-        request.draws,
-        request.temperature,
-        request.tau,
-        request.top_k,
-        request.top_p,
-        request.min_p,
-        request.without_replacement or 1,
-        request.top_log_probs,
-        *places,
+        plan.first_row,
+        of_row["first_draw"],
+        plan.draws,
+        of_row["temperature"],
+        of_row["tau"],
+        of_row["top_k"],
+        of_row["top_p"],
+        of_row["min_p"],
+        plan.without_replacement or 1,
+        plan.top_log_probs,
     )
 
 
-def _spread(rows: Array, request: SampleRequest, places: Places) -> None:
+def _spread(rows: Array, request: SampleRequest) -> None:
     """Turn copies of row 0 into the rows of a request."""
-    number = np.arange(request.rows, dtype=np.uint64)
+    plan = request.plan
+    number = np.arange(plan.rows, dtype=np.uint64)
     rows["logits"] += number * request.logits.strides[0]
-    for output in request.outputs:
-        rows[output.value] += number * (4 * request.width_of(output))
-    if request.seeds is None:
+    for output, shape in plan.layout.shapes.items():
+        rows[output.value] += number * (4 * math.prod(shape[1:]))
+    if plan.seeds is None:
         rows["row"] += number.astype(np.uint32)
     else:
-        rows["seed"] = request.seeds  # every row stands alone, as row 0
+        rows["seed"] = plan.seeds  # every row stands alone, as row 0
     for name in _PER_ROW:
-        rows[name] = getattr(request, name)
+        rows[name] = getattr(plan, name)
 
 
 def cut_draws(table: Array, limit: int) -> tuple[Array, Array]:

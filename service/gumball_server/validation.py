@@ -19,10 +19,10 @@ from gumball_server.domain import (
     Mode,
     Output,
     Parameters,
+    Plan,
     SampleRequest,
     Source,
     invalid,
-    layout,
 )
 
 _ABOVE_ZERO = math.ulp(0.0)
@@ -53,15 +53,13 @@ def sample_request(logits: Array, given: Parameters, source: Source = Source.LOG
         raise invalid("temperature", "0 has no soft sample and no score: ask for other outputs")
     without_replacement = _without_replacement(given.without_replacement, outputs, categories)
     top_log_probs = 0 if given.top_log_probs is None else _count("top_log_probs", given.top_log_probs, 1, categories)
-    return SampleRequest(
-        logits=logits,
+    plan = Plan(
         source=source,
+        dtype=logits.dtype,
         rows=rows,
         categories=categories,
         outputs=outputs,
-        layout=layout(outputs, draws, categories, without_replacement, top_log_probs),
         mode=mode,
-        seed=seed,
         seeds=seeds,
         draws=draws,
         first_row=first_row,
@@ -75,6 +73,7 @@ def sample_request(logits: Array, given: Parameters, source: Source = Source.LOG
         without_replacement=without_replacement,
         top_log_probs=top_log_probs,
     )
+    return SampleRequest(logits, seed, plan)
 
 
 def draw_seed() -> int:

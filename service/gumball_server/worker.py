@@ -70,7 +70,7 @@ class Worker:
     device = "cpu"
 
     def __init__(
-        self, sample_rows: Callable[[Array], None], threads: int, shared_elements: int = SHARED_ELEMENTS
+        self, sample_rows: Callable[[Array], bool], threads: int, shared_elements: int = SHARED_ELEMENTS
     ) -> None:
         self._sample_rows = sample_rows
         self._threads = threads
@@ -81,44 +81,38 @@ class Worker:
     def run(self, requests: Sequence[SampleRequest]) -> list[Drawn]:
         """Draw every request; a request that cannot be drawn gets its error, alone."""
         outputs = [
-            {output: np.empty(request.shape_of(output), DTYPES[output]) for output in request.outputs}
+            {output: np.empty(shape, DTYPES[output]) for output, shape in request.plan.layout.shapes.items()}
             for request in requests
         ]
-        is_shared = self._threads > 1 and sum([request.elements for request in requests]) >= self._shared_elements
-        draw = self._draw_shared if is_shared else self._draw
-        statuses = [draw(table) for table in tables(requests, [*map(places_of, outputs)])]
-        status = statuses[0] if len(statuses) == 1 else np.concatenate(statuses)
-        if not status.any():
+        is_shared = self._threads > 1 and sum([r.plan.layout.elements for r in requests]) >= self._shared_elements
+        draw = self._draw_shared if is_shared else self._sample_rows
+        statuses, all_are_drawn = [], True
+        for table in tables(requests, [*map(places_of, outputs)]):
+            all_are_drawn &= draw(table)
+            statuses.append(table["status"].copy())  # the table itself can go
+        if all_are_drawn:
             return list(outputs)
-        ends = np.cumsum([request.rows for request in requests])
-        return [judge(*each) for each in zip(requests, outputs, np.split(status, ends[:-1]), strict=True)]
+        ends = np.cumsum([request.plan.rows for request in requests])
+        status = np.split(np.concatenate(statuses), ends[:-1])
+        return [judge(*each) for each in zip(requests, outputs, status, strict=True)]
 
-    def _draw(self, table: Array) -> Array:
-        """Draw a table; returns the status of each row."""
-        self._sample_rows(table)
-        status: Array = table["status"]
-        return status
-
-    def _draw_shared(self, table: Array) -> Array:
+    def _draw_shared(self, table: Array) -> bool:
         """Draw a table on several threads."""
         elements = table["categories"] * table["draws"]
         share = -(-int(elements.sum()) // self._threads)
         if elements.max() <= share:
-            self._share(table)
-            return table["status"].copy()  # the table itself can go
+            return self._share(table)
         pieces, origin = cut_draws(table, share)
-        self._share(pieces)
-        status = np.zeros(table.size, np.int32)
-        np.maximum.at(status, origin, pieces["status"])
-        return status
+        all_are_drawn = self._share(pieces)
+        np.maximum.at(table["status"], origin, pieces["status"])
+        return all_are_drawn
 
-    def _share(self, table: Array) -> None:
+    def _share(self, table: Array) -> bool:
         """Draw a table on all threads."""
         first, *others = shares(table, self._threads)
         running = [self._pool.submit(self._sample_rows, rows) for rows in others]
-        self._sample_rows(first)
-        for rows in running:
-            rows.result()
+        mine = self._sample_rows(first)
+        return all([mine, *(rows.result() for rows in running)])
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -167,12 +161,16 @@ def judge(request: SampleRequest, outputs: dict[Output, Array], status: Array) -
     row = int((status != 0).argmax())
     found = RowStatus(int(status[row]))
     if found is RowStatus.TOO_FEW:
-        return invalid("without_replacement", f"row {row} has fewer than {request.without_replacement} categories left")
+        return invalid(
+            "without_replacement", f"row {row} has fewer than {request.plan.without_replacement} categories left"
+        )
     if found is RowStatus.NOTHING_FINITE:
-        return invalid(f"{request.source}[{row}]", "no finite value" if request.bias is None else "nothing is left")
+        return invalid(
+            f"{request.plan.source}[{row}]", "no finite value" if request.plan.bias is None else "nothing is left"
+        )
     wrong = np.flatnonzero(_WRONG_VALUES[found](_float32(request.logits[row])))
     if wrong.size:
-        return invalid(f"{request.source}[{row}][{wrong[0]}]", _WRONG_WORDS[found])
+        return invalid(f"{request.plan.source}[{row}][{wrong[0]}]", _WRONG_WORDS[found])
     return invalid("logit_bias", f"makes a logit of row {row} infinite")
 
 

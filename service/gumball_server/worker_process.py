@@ -101,8 +101,8 @@ class RemoteWorker:
 
     def run(self, requests: Sequence[SampleRequest]) -> list[Drawn]:
         """Draw every request. What is not worth the way, or too large for the shared memory, is drawn here."""
-        elements = sum([request.elements for request in requests])
-        result_bytes = sum([request.result_bytes for request in requests])
+        elements = sum([request.plan.layout.elements for request in requests])
+        result_bytes = sum([request.plan.layout.result_bytes for request in requests])
         if elements >= self._worth_the_way and result_bytes + SPARE_BYTES <= self._channel.size:
             with self._turn:
                 drawn = self._ask(requests)

@@ -22,7 +22,7 @@ def compare_bits(device: Any, rows: int) -> int:
     differing, done = 0, 0
     for requests in _batches(rows):
         for request, mine, expected in zip(requests, worker.run(requests), reference.run(requests), strict=True):
-            done += request.rows
+            done += request.plan.rows
             differing += not _same(mine, expected, request)
     print(f"{done} rows against the CPU kernels: {differing} requests differ")
     wrong = sum(not _agrees(case, drawn) for case, drawn in _drawn(worker, list(_cases())))
@@ -65,7 +65,7 @@ def _same(mine: Any, expected: Any, request: SampleRequest) -> bool:
         return str(mine) == str(expected)
     wrong = [name for name, values in mine.items() if values.tobytes() != expected[name].tobytes()]
     if wrong:
-        print(f"  {', '.join(wrong)} of {request.rows} x {request.categories} {request.logits.dtype}")
+        print(f"  {', '.join(wrong)} of {request.plan.rows} x {request.plan.categories} {request.logits.dtype}")
     return not wrong
 
 

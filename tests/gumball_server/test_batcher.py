@@ -30,12 +30,12 @@ class ScriptedWorker:
 
     def run(self, requests):
         self.batches.append(list(requests))
-        if any(request.categories == LARGE for request in requests):
+        if any(request.plan.categories == LARGE for request in requests):
             self.computing.release()
             self.permits.acquire()
         if self.fails:
             raise self.failure("scripted")
-        return [{Output.INDEX: np.zeros((request.rows, 1), np.int32)} for request in requests]
+        return [{Output.INDEX: np.zeros((request.plan.rows, 1), np.int32)} for request in requests]
 
     def close(self) -> None: ...
 

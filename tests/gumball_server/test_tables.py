@@ -12,7 +12,8 @@ from gumball_server.worker import Worker
 def drawn(requests, max_rows: int) -> list[dict]:
     """Requests drawn by way of tables of at most `max_rows`."""
     outputs = [
-        {o: np.empty(r.shape_of(o), np.int32 if o == "index" else np.float32) for o in r.outputs} for r in requests
+        {o: np.empty(shape, np.int32 if o == "index" else np.float32) for o, shape in r.plan.layout.shapes.items()}
+        for r in requests
     ]
     for table in tables(requests, [places_of(arrays) for arrays in outputs], max_rows):
         assert table.size <= max_rows
@@ -47,7 +48,7 @@ def test_a_row_is_cut_by_its_draws(limit: int):
     """The pieces together have all its draws, in order, and what is one a row is written once."""
     outputs = ["index", "soft", "entropy"]
     request = sample_request(np.zeros((2, 10), np.float32), Parameters(seed=1, draws=33, outputs=outputs))
-    arrays = {o: np.zeros(request.shape_of(o), np.float32) for o in request.outputs}
+    arrays = {o: np.zeros(shape, np.float32) for o, shape in request.plan.layout.shapes.items()}
     (table,) = tables([request], [places_of(arrays)])
     pieces, origin = cut_draws(table, limit)
     for row in range(2):

@@ -148,7 +148,7 @@ def test_devices_draw_the_bits_of_the_contract(server: Server, case: Case):
     for _ in range(4):
         with Client(server.grpc) as client:
             sample = client.sample(logits, outputs=case.outputs, **given)
-            case.check({output.value: getattr(sample, output.value) for output in request.outputs})
+            case.check({output.value: getattr(sample, output.value) for output in request.plan.outputs})
 
 
 def test_each_device_has_its_share_and_the_cpu_what_is_small(server: Server):
@@ -322,7 +322,7 @@ class Cpu:
 
     def run(self, requests):
         self.drawn.extend(requests)
-        return [{Output.INDEX: np.zeros((request.rows, 1), np.int32)} for request in requests]
+        return [{Output.INDEX: np.zeros((request.plan.rows, 1), np.int32)} for request in requests]
 
     def close(self) -> None: ...
 

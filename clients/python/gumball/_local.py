@@ -62,7 +62,7 @@ class LocalTransport:
             request,
             contract_name=contract.VERSION,
             seed=result.request.seed,
-            tau=result.request.taus,
+            tau=result.request.plan.taus,
             timings=Timings(result.queue_ns, result.compute_ns),
             arrays={str(name): array for name, array in result.outputs.items()},
         )

@@ -18,13 +18,13 @@ from gumball_server.kernels._work import WORK_BYTES, lay_out, work_at
 from gumball_server.kernels.cache import kept
 
 
-@njit(types.int64(TABLE), cache=kept(), **COMPILED)
+@njit(types.UniTuple(types.int64, 2)(TABLE), cache=kept(), **COMPILED)
 def sample_plain_rows(table: Any) -> Any:
-    """Draws the plain rows; returns how many others there are."""
+    """Draws the plain rows; returns how many others there are, and how many of the plain ones could not be drawn."""
     pack = empty_pack(stack(PACK_BYTES))
     work = work_at(stack(WORK_BYTES))
     block = np.empty(0, np.uint8)  # what the arrays of long rows lie in
-    others = 0
+    others = failed = 0
     for i in range(table.shape[0]):
         address = np.uint64(table.ctypes.data) + np.uint64(ROW_BYTES * i)
         record = row_at(address)
@@ -33,11 +33,13 @@ def sample_plain_rows(table: Any) -> Any:
             continue
         if record.categories <= LONGEST and record.temperature != 0.0:
             record.status = add_row(pack, address)
+            failed += record.status != 0
             continue
         needed = lay_out(work, record, np.uint64(0), False)
         if block.shape[0] < needed:
             block = np.empty(needed, np.uint8)
         lay_out(work, record, np.uint64(block.ctypes.data), False)
         record.status = soft_row(record, work) if record.soft != 0 else hard_row(record, work)
+        failed += record.status != 0
     draw_pack(pack)
-    return others
+    return others, failed

@@ -12,11 +12,12 @@ from gumball_server.kernels._work import WORK_BYTES, lay_out, work_at
 from gumball_server.kernels.cache import kept
 
 
-@njit(types.void(TABLE), cache=kept(), **COMPILED)
-def sample_shaped_rows(table: Any) -> None:
-    """Draws the rows that are not plain."""
+@njit(types.int64(TABLE), cache=kept(), **COMPILED)
+def sample_shaped_rows(table: Any) -> Any:
+    """Draws the rows that are not plain; returns how many of them could not be drawn."""
     work = work_at(stack(WORK_BYTES))
     block = np.empty(0, np.uint8)
+    failed = 0
     for i in range(table.shape[0]):
         address = np.uint64(table.ctypes.data) + np.uint64(ROW_BYTES * i)
         record = row_at(address)
@@ -26,3 +27,5 @@ def sample_shaped_rows(table: Any) -> None:
                 block = np.empty(needed, np.uint8)
             lay_out(work, record, np.uint64(block.ctypes.data), True)
             record.status = shaped_row(record, address, work)
+            failed += record.status != 0
+    return failed

@@ -13,11 +13,14 @@ from gumball_server.kernels._plain_rows import sample_plain_rows
 from gumball_server.kernels._shaped_rows import sample_shaped_rows
 
 
-def sample_rows(table: npt.NDArray[np.void]) -> None:
+def sample_rows(table: npt.NDArray[np.void]) -> bool:
     """Draw every row of a table, 1-D of dtype ROW and C-contiguous: outputs at their addresses, status in place.
 
+    Returns whether all could be drawn, so that nobody need look at each status to learn that there is nothing to see.
     Releases the GIL, keeps no state and touches only the memory of its own rows, so a table may be cut and its pieces
     drawn on several threads at once.
     """
-    if sample_plain_rows(table):
-        sample_shaped_rows(table)
+    others, failed = sample_plain_rows(table)
+    if others:
+        failed += sample_shaped_rows(table)
+    return not failed

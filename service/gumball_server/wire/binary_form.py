@@ -9,7 +9,7 @@ import re
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -23,6 +23,7 @@ from gumball_server.domain import (
     Array,
     MalformedError,
     Parameters,
+    Plan,
     Reason,
     SampleRequest,
     SampleResult,
@@ -39,7 +40,6 @@ from gumball_server.wire.json_form import read_schedule
 _PER_ROW = ("seeds", "first_draw", "tau", "temperature", "top_k", "top_p", "min_p")
 _NPY_VERSIONS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _SEED = re.compile(rb"(?<![^&])seed=([0-9]{1,20})(?:&|$)")
-_NO_LOGITS = np.empty((0, 0), np.float32)
 _SHORT_BYTES = 256  # of a query string that is remembered
 _NPY_MAGIC, _ZIP_MAGIC = b"\x93NUMPY", b"PK\x03\x04"
 
@@ -47,13 +47,6 @@ _NPY_MAGIC, _ZIP_MAGIC = b"\x93NUMPY", b"PK\x03\x04"
 def decode_raw(body: bytes, query: bytes) -> SampleRequest:
     """The request in raw logits and a query string with `shape`, `dtype` and the parameters."""
     return _decode_raw_fast(body, query) or _decode_raw(body, query)
-
-
-class _Known(NamedTuple):
-    """What a query string says of its body, and a request for it, but for its logits and seed."""
-
-    dtype: np.dtype[Any]
-    like: SampleRequest
 
 
 def _decode_raw_fast(body: bytes, query: bytes) -> SampleRequest | None:
@@ -64,29 +57,28 @@ def _decode_raw_fast(body: bytes, query: bytes) -> SampleRequest | None:
         if seed.end() == len(query) and not query.endswith(b"&"):
             rest = rest[:-1]  # what was between it and the one before
     try:
-        known = _known(rest, len(body)) if len(rest) <= _SHORT_BYTES else None
+        plan = _known(rest, len(body)) if len(rest) <= _SHORT_BYTES else None
     except SamplingError:
         return None
-    if known is None:
+    if plan is None:
         return None
-    like = known.like
-    logits = np.frombuffer(body, known.dtype).reshape(like.rows, like.categories)
+    logits = np.frombuffer(body, plan.dtype).reshape(plan.rows, plan.categories)
     if seed is None:
-        return like.like_this(logits, draw_seed() if like.seeds is None else None)
+        return SampleRequest(logits, draw_seed() if plan.seeds is None else None, plan)
     number = int(seed[1])
-    return like.like_this(logits, number) if like.seeds is None and number <= MAX_SEED else None
+    return SampleRequest(logits, number, plan) if plan.seeds is None and number <= MAX_SEED else None
 
 
 @lru_cache(1 << 10)
-def _known(query: bytes, body_bytes: int) -> _Known | None:
+def _known(query: bytes, body_bytes: int) -> Plan | None:
+    """The plan that a query string without a seed is for a body of so many bytes."""
     given = _read_query(query)
     if "seed" in given or "shape" not in given or "dtype" not in given:
         return None
     shape, dtype, source = given.pop("shape"), given.pop("dtype"), given.pop("source", Source.LOGITS)
     if math.prod(shape) * dtype.itemsize != body_bytes:
         return None
-    like = sample_request(from_bytes(source, bytes(body_bytes), shape, dtype), Parameters(**given), source)
-    return _Known(dtype, like.like_this(_NO_LOGITS, None))
+    return sample_request(from_bytes(source, bytes(body_bytes), shape, dtype), Parameters(**given), source).plan
 
 
 def _decode_raw(body: bytes, query: bytes) -> SampleRequest:
@@ -162,8 +154,8 @@ def _headers(result: SampleResult) -> dict[str, str]:
     # What was given a row is not given back: it may be too much for headers.
     if request.seed is not None:
         headers["gumball-seed"] = str(request.seed)
-    if isinstance(request.tau, float):
-        headers["gumball-tau"] = repr(request.tau)
+    if isinstance(request.plan.tau, float):
+        headers["gumball-tau"] = repr(request.plan.tau)
     return headers
 
 

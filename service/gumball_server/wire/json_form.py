@@ -16,6 +16,7 @@ from gumball_server.domain import (
     MalformedError,
     Output,
     Parameters,
+    Plan,
     SampleRequest,
     SampleResult,
     SamplingError,
@@ -120,26 +121,23 @@ def _decode_fast(body: bytes) -> SampleRequest | None:
         rest = b"%b0%b0%b" % (body[:seed_start], body[seed_end:start], body[end:])
     logits = numbers[: (rows or 1) * categories].reshape(-1, categories)
     source = Source.PROBS if are_probs else Source.LOGITS
-    like = (_known if len(rest) <= _SHORT_BYTES else _read)(rest, rows or 1, categories, source)
-    if like is None:
+    plan = (_known if len(rest) <= _SHORT_BYTES else _read)(rest, rows or 1, categories, source)
+    if plan is None:
         return None
     if seed_end:
-        return like.like_this(logits, seed & MAX_SEED)
-    return like.like_this(logits, draw_seed() if like.seeds is None else None)
+        return SampleRequest(logits, seed & MAX_SEED, plan)
+    return SampleRequest(logits, draw_seed() if plan.seeds is None else None, plan)
 
 
-def _read(rest: bytes, rows: int, categories: int, source: Source) -> SampleRequest | None:
-    """A request from all of its body but its numbers and seed."""
+def _read(rest: bytes, rows: int, categories: int, source: Source) -> Plan | None:
+    """The plan in all of a body but its numbers and seed."""
     try:
         given = _request.decode(rest)
     except PARSER_ERRORS:
         return None
-    request = sample_request(np.empty((rows, categories), np.float32), _parameters(given), source)
-    return request.like_this(_NO_LOGITS, None)
+    return sample_request(np.empty((rows, categories), np.float32), _parameters(given), source).plan
 
 
-_NO_LOGITS = np.empty((0, 0), np.float32)
-# Clients send the same parameters many times.
 _SHORT_BYTES = 256
 _known = lru_cache(1 << 10)(_read)
 
@@ -184,13 +182,15 @@ def read_schedule(members: str) -> TauSchedule:
 def encode(result: SampleResult) -> bytes:
     """The JSON answer of a result."""
     request = result.request
-    if request.seeds is None:
+    if request.plan.seeds is None:
         seed = b'"%d"' % (request.seed or 0)
     else:
-        seed = orjson.dumps([str(seed) for seed in request.seeds.tolist()])
+        seed = orjson.dumps([str(seed) for seed in request.plan.seeds.tolist()])
     outputs = [array_json(array) for array in result.outputs.values()]
-    answer = _answer(request.rows, request.draws, request.categories, request.outputs, request.seeds is None)
-    return answer % (seed, orjson.dumps(request.taus), *outputs, result.queue_ns, result.compute_ns)
+    answer = _answer(
+        request.plan.rows, request.plan.draws, request.plan.categories, request.plan.outputs, request.plan.seeds is None
+    )
+    return answer % (seed, orjson.dumps(request.plan.taus), *outputs, result.queue_ns, result.compute_ns)
 
 
 @lru_cache(1 << 10)

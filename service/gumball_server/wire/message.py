@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import Message
@@ -14,6 +14,7 @@ from gumball_server.domain import (
     Array,
     Mode,
     Parameters,
+    Plan,
     SampleRequest,
     SampleResult,
     SamplingError,
@@ -29,7 +30,6 @@ _DTYPE_OF_NUMBER: dict[int, np.dtype[Any]] = {
     pb.DataType.Value(f"DATA_TYPE_{name.upper()}"): dtype for name, dtype in LOGITS_DTYPES.items()
 }
 _NUMBER_OF_DTYPE = {np.dtype(np.int32): pb.DATA_TYPE_INT32, np.dtype(np.float32): pb.DATA_TYPE_FLOAT32}
-_NO_LOGITS = np.empty((0, 0), np.float32)
 _SHORT_BYTES = 256  # of a message that is remembered
 _MODES = {pb.Mode.Value(f"MODE_{mode.name}"): mode.value for mode in Mode}
 
@@ -37,13 +37,6 @@ _MODES = {pb.Mode.Value(f"MODE_{mode.name}"): mode.value for mode in Mode}
 def decode(message: pb.SampleRequest) -> SampleRequest:
     """The request in a message, which may lose its logits and seed. Raises SamplingError naming the field at fault."""
     return _decode_fast(message) or _decode(message)
-
-
-class _Known(NamedTuple):
-    """What a message says of its logits, and a request for it, but for these and its seed."""
-
-    dtype: np.dtype[Any]
-    like: SampleRequest
 
 
 def _decode_fast(message: pb.SampleRequest) -> SampleRequest | None:
@@ -60,26 +53,25 @@ def _decode_fast(message: pb.SampleRequest) -> SampleRequest | None:
         message.ClearField("trace")
     rest = message.SerializeToString()
     message.id = request_id
-    known = _known(rest, len(data)) if len(rest) <= _SHORT_BYTES else None
-    if known is None or (seed is not None and known.like.seeds is not None):
+    plan = _known(rest, len(data)) if len(rest) <= _SHORT_BYTES else None
+    if plan is None or (seed is not None and plan.seeds is not None):
         tensor.data = data
         if seed is not None:
             message.seed = seed
         return None
-    like = known.like
-    logits = np.frombuffer(data, known.dtype).reshape(like.rows, like.categories)
-    return like.like_this(logits, draw_seed() if seed is None and like.seeds is None else seed)
+    logits = np.frombuffer(data, plan.dtype).reshape(plan.rows, plan.categories)
+    return SampleRequest(logits, draw_seed() if seed is None and plan.seeds is None else seed, plan)
 
 
 @lru_cache(1 << 10)
-def _known(rest: bytes, data_bytes: int) -> _Known | None:
+def _known(rest: bytes, data_bytes: int) -> Plan | None:
+    """The plan in a message but for its seed and its logits of so many bytes."""
     message = pb.SampleRequest.FromString(rest)
     message.logits.data = bytes(data_bytes)
     try:
-        request = _decode(message)
+        return _decode(message).plan
     except SamplingError:
         return None
-    return _Known(request.logits.dtype, request.like_this(_NO_LOGITS, None))
 
 
 def _decode(message: pb.SampleRequest) -> SampleRequest:
@@ -105,9 +97,9 @@ def timeout(message: pb.SampleRequest) -> float | None:
 def encode(result: SampleResult, request_id: int) -> bytes:
     """The response of a result, to the request with this id."""
     request = result.request
-    message = pb.SampleResponse(id=request_id, seed=request.seed, tau=request.taus)
-    if request.seeds is not None:
-        message.seeds.extend(request.seeds.tolist())
+    message = pb.SampleResponse(id=request_id, seed=request.seed, tau=request.plan.taus)
+    if request.plan.seeds is not None:
+        message.seeds.extend(request.plan.seeds.tolist())
     timings = message.timings
     timings.queue_ns, timings.compute_ns = result.queue_ns, result.compute_ns
     for output, array in result.outputs.items():
@@ -115,7 +107,7 @@ def encode(result: SampleResult, request_id: int) -> bytes:
         tensor.dtype = _NUMBER_OF_DTYPE[array.dtype]
         tensor.shape.extend(array.shape)
         tensor.data = array.tobytes()
-    return _common(request.rows, request.draws, request.categories) + message.SerializeToString()
+    return _common(request.plan.rows, request.plan.draws, request.plan.categories) + message.SerializeToString()
 
 
 @lru_cache(1 << 10)

@@ -127,8 +127,8 @@ def answer_parameters(result: SampleResult) -> dict[str, Scalar]:
     told: dict[str, Scalar] = {"contract": contract.VERSION}
     if request.seed is not None:
         told["seed"] = str(request.seed)  # may pass the int64 of the protocol, and JSON's 2^53
-    if isinstance(request.tau, float):
-        told["tau"] = request.tau
+    if isinstance(request.plan.tau, float):
+        told["tau"] = request.plan.tau
     return told | {"queue_ns": result.queue_ns, "compute_ns": result.compute_ns}
 
 

@@ -87,6 +87,12 @@ def test_rows_of_any_length_and_type_are_drawn_together(worker: CudaWorker, outp
     )
 
 
+@pytest.mark.parametrize("output", sorted({*DENSE, *DISTRIBUTION}))
+def test_each_output_can_be_all_that_is_asked_for(worker: CudaWorker, output: str):
+    """Also without the index, which the kernels find in any case."""
+    check(worker, Case(normal(2, 40), (output,), given={"draws": 2}))
+
+
 @pytest.mark.parametrize("outputs", [HARD, DENSE], ids=["hard", "dense"])
 def test_hostile_logits_are_drawn_from(worker: CudaWorker, outputs: tuple[str, ...]):
     """Zeros of both signs, subnormals, neighbours of 2^-60, masks, ties, logits far from zero or overflowing."""
