@@ -236,7 +236,8 @@ class Plan:
     without_replacement: int | None  # categories a draw
     top_log_probs: int
     layout: Layout = field(init=False, repr=False)
-    record: bytes = field(init=False, repr=False, default=b"")  # what `tables` makes of it, once
+    # What the kernels' tables and the wire make of it, each under its name, once.
+    memo: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.layout = layout(
@@ -244,7 +245,7 @@ class Plan:
         )
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        """How it is pickled: without its record, which holds addresses of this process."""
+        """How it is pickled: without its memo, which holds addresses of this process."""
         return Plan, tuple(getattr(self, each.name) for each in fields(self) if each.init)
 
     def shape_of(self, output: Output) -> tuple[int, ...]:

@@ -120,9 +120,8 @@ def _first_record(request: SampleRequest, places: Places) -> bytes:
         logits = logits.view(np.uint16)
     if plan.seeds is not None:
         seed = int(plan.seeds[0])
-    if not plan.record:
-        plan.record = _common(plan)
-    return PACK_OWN.pack(_address_of()(logits), seed, *places) + plan.record
+    common: bytes = plan.memo.get("record") or plan.memo.setdefault("record", _common(plan))
+    return PACK_OWN.pack(_address_of()(logits), seed, *places) + common
 
 
 def _common(plan: Plan) -> bytes:

@@ -1,7 +1,7 @@
 """From what a transport understood to a valid request, or the error that names the first field at fault."""
 
 import math
-import secrets
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -78,7 +78,7 @@ def sample_request(logits: Array, given: Parameters, source: Source = Source.LOG
 
 def draw_seed() -> int:
     """A seed for a request that brings none."""
-    return secrets.randbits(64)
+    return int.from_bytes(os.urandom(8))
 
 
 def check_shape(field: str, shape: Sequence[int]) -> None:

@@ -114,13 +114,18 @@ def decode_npy(body: bytes, query: bytes, max_bytes: int) -> SampleRequest:
 
 def encode_raw(result: SampleResult) -> tuple[bytes, dict[str, str]]:
     """The outputs' bytes one after another, and the headers that describe them."""
-    described = [
-        f'{{"name":"{output}","dtype":"{"int32" if output in INTEGERS else "float32"}","shape":{list(array.shape)}}}'
-        for output, array in result.outputs.items()
-    ]
-    headers = _headers(result)
-    headers["gumball-outputs"] = f"[{','.join(described)}]"
+    memo = result.request.plan.memo
+    described: str = memo.get("raw") or memo.setdefault("raw", _description(result.request.plan))
+    headers = _headers(result) | {"gumball-outputs": described}
     return b"".join(result.outputs.values()), headers  # type: ignore[arg-type] # arrays are buffers
+
+
+def _description(plan: Plan) -> str:
+    described = [
+        f'{{"name":"{output}","dtype":"{"int32" if output in INTEGERS else "float32"}","shape":{list(shape)}}}'
+        for output, shape in plan.layout.shapes.items()
+    ]
+    return f"[{','.join(described)}]"
 
 
 def encode_npy(result: SampleResult) -> tuple[bytes, dict[str, str]]:

@@ -14,7 +14,6 @@ from gumball_server.domain import (
     MAX_SEED,
     Array,
     MalformedError,
-    Output,
     Parameters,
     Plan,
     SampleRequest,
@@ -181,31 +180,24 @@ def read_schedule(members: str) -> TauSchedule:
 
 def encode(result: SampleResult) -> bytes:
     """The JSON answer of a result."""
-    request = result.request
-    if request.plan.seeds is None:
-        seed = b'"%d"' % (request.seed or 0)
-    else:
-        seed = orjson.dumps([str(seed) for seed in request.plan.seeds.tolist()])
+    _, seed, plan = result.request
+    form: bytes = plan.memo.get("json") or plan.memo.setdefault("json", _form(plan))
     outputs = [array_json(array) for array in result.outputs.values()]
-    answer = _answer(
-        request.plan.rows, request.plan.draws, request.plan.categories, request.plan.outputs, request.plan.seeds is None
-    )
-    return answer % (seed, orjson.dumps(request.plan.taus), *outputs, result.queue_ns, result.compute_ns)
+    return form % (*(() if seed is None else (seed,)), *outputs, result.queue_ns, result.compute_ns)
 
 
-@lru_cache(1 << 10)
-def _answer(rows: int, draws: int, categories: int, outputs: tuple[Output, ...], one_seed: bool) -> bytes:
-    """An answer but for what it was drawn with, what came of it, and how long that took."""
-    return (
-        b'{"contract":"%b","%b":%%b,"tau":%%b,"shape":{"rows":%d,"draws":%d,"categories":%d},%b,'
-        b'"timings":{"queue_ns":%%d,"compute_ns":%%d}}'
-    ) % (
+def _form(plan: Plan) -> bytes:
+    """The answers of a plan but for the seed, if there is one, the outputs, and how long they took."""
+    seed = b'"seed":"%d"'
+    if plan.seeds is not None:
+        seed = b'"seeds":%b' % orjson.dumps([str(seed) for seed in plan.seeds.tolist()])
+    shape = b'{"rows":%d,"draws":%d,"categories":%d}' % (plan.rows, plan.draws, plan.categories)
+    return b'{"contract":"%b",%b,"tau":%b,"shape":%b,%b,"timings":{"queue_ns":%%d,"compute_ns":%%d}}' % (
         contract.VERSION.encode(),
-        b"seed" if one_seed else b"seeds",
-        rows,
-        draws,
-        categories,
-        b",".join([b'"%b":%%b' % output.encode() for output in outputs]),
+        seed,
+        orjson.dumps(plan.taus),
+        shape,
+        b",".join([b'"%b":%%b' % output.encode() for output in plan.outputs]),
     )
 
 

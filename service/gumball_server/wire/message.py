@@ -1,8 +1,9 @@
 """Protobuf messages of `gumball.v1`."""
 
+import math
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf.message import Message
@@ -11,8 +12,10 @@ from gumball import contract
 from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import (
+    INTEGERS,
     Array,
     Mode,
+    Output,
     Parameters,
     Plan,
     SampleRequest,
@@ -29,7 +32,6 @@ from gumball_server.wire.arrays import LOGITS_DTYPES, from_bytes
 _DTYPE_OF_NUMBER: dict[int, np.dtype[Any]] = {
     pb.DataType.Value(f"DATA_TYPE_{name.upper()}"): dtype for name, dtype in LOGITS_DTYPES.items()
 }
-_NUMBER_OF_DTYPE = {np.dtype(np.int32): pb.DATA_TYPE_INT32, np.dtype(np.float32): pb.DATA_TYPE_FLOAT32}
 _SHORT_BYTES = 256  # of a message that is remembered
 _MODES = {pb.Mode.Value(f"MODE_{mode.name}"): mode.value for mode in Mode}
 
@@ -94,27 +96,55 @@ def timeout(message: pb.SampleRequest) -> float | None:
     return seconds
 
 
+class _Frame(NamedTuple):
+    """What the responses of a plan have in common, as bytes: a message is its fields in a row, whatever their order."""
+
+    fields: bytes
+    tensors: list[bytes]  # up to their data, in the order of the outputs
+
+
 def encode(result: SampleResult, request_id: int) -> bytes:
     """The response of a result, to the request with this id."""
     request = result.request
-    message = pb.SampleResponse(id=request_id, seed=request.seed, tau=request.plan.taus)
-    if request.plan.seeds is not None:
-        message.seeds.extend(request.plan.seeds.tolist())
-    timings = message.timings
+    memo = request.plan.memo
+    frame: _Frame = memo.get("message") or memo.setdefault("message", _frame(request.plan))
+    own = pb.SampleResponse(id=request_id, seed=request.seed)
+    timings = own.timings
     timings.queue_ns, timings.compute_ns = result.queue_ns, result.compute_ns
-    for output, array in result.outputs.items():
-        tensor = getattr(message, output)
-        tensor.dtype = _NUMBER_OF_DTYPE[array.dtype]
-        tensor.shape.extend(array.shape)
-        tensor.data = array.tobytes()
-    return _common(request.plan.rows, request.plan.draws, request.plan.categories) + message.SerializeToString()
+    pieces: list[Any] = [frame.fields, own.SerializeToString()]
+    for tensor, array in zip(frame.tensors, result.outputs.values(), strict=True):
+        pieces += tensor, array
+    return b"".join(pieces)
 
 
-@lru_cache(1 << 10)
-def _common(rows: int, draws: int, categories: int) -> bytes:
-    """What responses have in common: a message of more fields is one of these and one of those, in a row."""
-    shape = pb.Shape(rows=rows, draws=draws, categories=categories)
-    return bytes(pb.SampleResponse(contract=contract.VERSION, shape=shape).SerializeToString())
+def _frame(plan: Plan) -> _Frame:
+    shape = pb.Shape(rows=plan.rows, draws=plan.draws, categories=plan.categories)
+    common = pb.SampleResponse(contract=contract.VERSION, shape=shape, tau=plan.taus)
+    if plan.seeds is not None:
+        common.seeds.extend(plan.seeds.tolist())
+    tensors = [_tensor_start(output, shape) for output, shape in plan.layout.shapes.items()]
+    return _Frame(common.SerializeToString(), tensors)
+
+
+def _tensor_start(output: Output, shape: tuple[int, ...]) -> bytes:
+    """An output's tensor, up to its data, which come last."""
+    dtype = pb.DATA_TYPE_INT32 if output in INTEGERS else pb.DATA_TYPE_FLOAT32
+    size = 4 * math.prod(shape)
+    head = pb.Tensor(dtype=dtype, shape=shape).SerializeToString() + _key_of(pb.Tensor, "data") + _varint(size)
+    return _key_of(pb.SampleResponse, output) + _varint(len(head) + size) + head
+
+
+def _key_of(kind: type[Message], name: str) -> bytes:
+    """What comes before the length of a field of bytes or of a message."""
+    return _varint(kind.DESCRIPTOR.fields_by_name[name].number << 3 | 2)
+
+
+def _varint(number: int) -> bytes:
+    digits = bytearray()
+    while number > 127:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    return bytes((*digits, number))
 
 
 def encode_error(error: SamplingError, request_id: int, retry_after_seconds: float | None) -> bytes:
