@@ -9,12 +9,15 @@ Whose turn it is owns the shared memory. A worker takes up the links of a channe
 finished the batch of a front end that died before its successor is greeted and writes the next.
 """
 
+import faulthandler
 import logging
+import math
 import mmap
 import pickle
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
@@ -30,6 +33,8 @@ log = logging.getLogger("gumball.worker")
 
 # A batch takes milliseconds. A worker that has not answered by then hangs.
 ANSWER_SECONDS = 30.0
+_LOOKS = 0.05  # how often it is looked at, in parts of that time
+_SOON_SECONDS = 1e-3
 ALIGNMENT = 64
 # What a request has beside its tensors: parameters of its rows, biases.
 SPARE_BYTES = 1 << 20
@@ -161,31 +166,60 @@ def _shut(link: Connection) -> None:
 
 
 def serve_worker(
-    open_worker: Callable[[], AnyWorker], channels: Sequence[Channel], ready: Callable[[str], None]
+    open_worker: Callable[[], AnyWorker],
+    channels: Sequence[Channel],
+    ready: Callable[[str], None],
+    seconds: float = ANSWER_SECONDS,
 ) -> None:
-    """Draw what comes over channels until the process is ended. Raises DeviceLostError if the device is lost."""
-    worker, is_lost = open_worker(), threading.Event()
-    for channel in channels:
-        threading.Thread(target=_answer, args=(channel, worker, is_lost), daemon=True).start()
-    ready(worker.device)
-    is_lost.wait()
-    raise DeviceLostError(f"{worker.device} is lost")
+    """Draw what comes over channels until the process is ended. Raises DeviceLostError if the device is lost.
+
+    Ends the process if a batch takes more than `seconds`, and says what its threads were at: another can be started.
+    """
+    service = _Service(open_worker(), len(channels))
+    for number, channel in enumerate(channels):
+        threading.Thread(target=service.answer, args=(number, channel), daemon=True).start()
+    ready(service.worker.device)
+    _end_in(seconds)
+    while not service.is_lost.wait(seconds * _LOOKS):
+        _end_in(max(seconds - service.age(), _SOON_SECONDS))
+    faulthandler.cancel_dump_traceback_later()
+    raise DeviceLostError(f"{service.worker.device} is lost")
 
 
-def _answer(channel: Channel, worker: AnyWorker, is_lost: threading.Event) -> None:
-    """Draw for one front end, and for those that come after it."""
-    while True:
-        with channel.accept() as link, suppress(EOFError, OSError):
-            link.send_bytes(_GREETING)
-            while True:
-                link.send_bytes(_draw(channel, link.recv_bytes(), worker, is_lost))
+def _end_in(seconds: float) -> None:
+    """Let the process end then, unless this is called again: a batch that hangs may hold the GIL."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
 
 
-def _draw(channel: Channel, message: bytes, worker: AnyWorker, is_lost: threading.Event) -> bytes:
-    try:
-        return channel.write(worker.run(channel.read(message, copied=False))) or _FAILED
-    except Exception as error:
-        log.exception("a batch failed on %s", worker.device)
-        if isinstance(error, DeviceLostError):
-            is_lost.set()
-        return _FAILED
+class _Service:
+    """Draws for front ends, each with a channel of its own."""
+
+    def __init__(self, worker: AnyWorker, channels: int) -> None:
+        self.worker = worker
+        self.is_lost = threading.Event()
+        self._begun = [math.inf] * channels  # when their batches were, by time.monotonic
+
+    def age(self) -> float:
+        """Of the oldest batch under way, in seconds."""
+        return max(0.0, time.monotonic() - min(self._begun))
+
+    def answer(self, number: int, channel: Channel) -> None:
+        """Draw for one front end, and for those that come after it."""
+        while True:
+            with channel.accept() as link, suppress(EOFError, OSError):
+                link.send_bytes(_GREETING)
+                while True:
+                    message = link.recv_bytes()
+                    self._begun[number] = time.monotonic()
+                    answer = self._draw(channel, message)
+                    self._begun[number] = math.inf
+                    link.send_bytes(answer)
+
+    def _draw(self, channel: Channel, message: bytes) -> bytes:
+        try:
+            return channel.write(self.worker.run(channel.read(message, copied=False))) or _FAILED
+        except Exception as error:
+            log.exception("a batch failed on %s", self.worker.device)
+            if isinstance(error, DeviceLostError):
+                self.is_lost.set()
+            return _FAILED

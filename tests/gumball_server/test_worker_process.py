@@ -345,6 +345,44 @@ def test_a_worker_that_hangs_is_given_up():
     assert not cpu.drawn
 
 
+HANGING = """
+import ctypes, os, time
+import numpy as np
+from gumball_server.domain import Parameters
+from gumball_server.validation import sample_request
+from gumball_server.worker import DeviceLostError
+from gumball_server.worker_process import SPARE_BYTES, Channel, RemoteWorker, serve_worker
+
+class Hanging:
+    device = "cuda:0"
+    def run(self, requests):
+        {hang}
+
+channel, seen = Channel(SPARE_BYTES + (1 << 20)), []
+process = os.fork()
+if not process:
+    serve_worker(Hanging, [channel], print, seconds=1.0)
+worker = RemoteWorker("cuda:0", channel, None, worth_the_way=0)
+worker.watch(seen.append)
+while not seen:
+    time.sleep(0.01)
+try:
+    worker.run([sample_request(np.zeros(10, np.float32), Parameters(seed=1))])
+except DeviceLostError as error:
+    print(error, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("hang", ["time.sleep(60)", "ctypes.PyDLL(None).sleep(60)"], ids=["alone", "with the GIL"])
+def test_a_worker_that_hangs_ends_so_that_another_can_be_started(hang: str):
+    """And says where it hung."""
+    script = HANGING.format(hang=hang)
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert ran.stdout.splitlines() == ["cuda:0", "the worker of cuda:0 is gone 1"]
+    assert "Timeout" in ran.stderr
+    assert "in run" in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("categories", "outputs"), [(1000, ("index",)), (200_000, ("index",)), (140_000, ("soft", "log_soft"))]
 )
