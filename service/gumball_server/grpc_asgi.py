@@ -57,6 +57,10 @@ class Messages:
 
     async def only(self) -> bytes:
         """The one message of a request that has just one."""
+        self._buffer = data = await self._more()
+        size = len(data) - grpc_protocol.PREFIX_BYTES
+        if self._ended and 0 <= size <= self._max_bytes and data.startswith(grpc_protocol.prefix(size)):
+            return data[grpc_protocol.PREFIX_BYTES :]  # it is all here, as it mostly is
         message = await self.next()
         if message is None or await self.next() is not None:
             raise MalformedError("the request must have one message")
@@ -66,23 +70,37 @@ class Messages:
         """The next `size` bytes, or none at the end of the request."""
         chunks, missing = [self._buffer], size - len(self._buffer)
         while missing > 0 and not self._ended:
-            event = await self._receive()
-            if event["type"] == "http.disconnect":
-                raise asyncio.CancelledError
-            chunks.append(event.get("body", b""))
+            chunks.append(await self._more())
             missing -= len(chunks[-1])
-            self._ended = not event.get("more_body", False)
         data = b"".join(chunks)
         if missing > 0 and data:
             raise MalformedError("the request ends within a message")
         self._buffer = data[size:]
         return data[:size]
 
+    async def _more(self) -> bytes:
+        event = await self._receive()
+        if event["type"] == "http.disconnect":
+            raise asyncio.CancelledError
+        self._ended = not event.get("more_body", False)
+        body: bytes = event.get("body", b"")
+        return body
+
 
 class Context:
     """A call, as its handler sees it: what our servicers ask of a `grpc.aio.ServicerContext`."""
 
-    __slots__ = ("_deadline", "_handler", "_messages", "_scope", "_send", "_started", "_timeout", "_trailing")
+    __slots__ = (
+        "_complete",
+        "_deadline",
+        "_handler",
+        "_messages",
+        "_scope",
+        "_send",
+        "_started",
+        "_timeout",
+        "_trailing",
+    )
 
     def __init__(self, handler: Any, messages: Messages, scope: Scope, send: Send, timeout: bytes | None) -> None:
         self._handler = handler
@@ -91,7 +109,7 @@ class Context:
         self._send = send
         self._timeout = timeout
         self._deadline: float | None = None
-        self._started = False
+        self._started = self._complete = False  # the first message, or all, is on its way
         self._trailing: Metadata = ()
 
     @property
@@ -115,7 +133,7 @@ class Context:
         message = await self._messages.next()
         return grpc.aio.EOF if message is None else self._deserialize(message)
 
-    async def write(self, response: Any) -> None:
+    async def write(self, response: Any, *, is_last: bool = False) -> None:
         """Send a message; returns when there is room for more. Raises grpc.aio.InternalError if the caller is gone."""
         serialize = self._handler.response_serializer
         body = grpc_protocol.frame(serialize(response) if serialize else response)
@@ -123,7 +141,8 @@ class Context:
             if not self._started:
                 self._started = True
                 await self._send(_START)
-            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+            await self._send({"type": "http.response.body", "body": body, "more_body": not is_last})
+            self._complete = is_last
         except OSError as error:
             raise grpc.aio.InternalError("the caller is gone") from error
 
@@ -132,7 +151,7 @@ class Context:
         if self._timeout is not None:
             self._deadline = time.monotonic() + grpc_protocol.seconds(self._timeout)
         if self._handler.unary_unary:  # keeps its deadline itself
-            await self.write(await self._handler.unary_unary(await self._request(), self))
+            await self.write(await self._handler.unary_unary(await self._request(), self), is_last=True)
         else:
             async with asyncio.timeout(self.time_remaining()):
                 await self._serve_stream()
@@ -141,7 +160,8 @@ class Context:
         """End the call: in trailers, or where no message went before, in one block of headers."""
         status = status + grpc_protocol.metadata_headers(self._trailing) if self._trailing else status
         if self._started:
-            await self._send({"type": "http.response.body", "body": b""})
+            if not self._complete:
+                await self._send({"type": "http.response.body", "body": b""})
             await self._send({"type": "http.response.trailers", "headers": status})
         else:
             await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS + status})

@@ -46,8 +46,13 @@ def too_large(max_bytes: int) -> SamplingError:
     return SamplingError(Reason.TOO_LARGE, f"the message may have {max_bytes} bytes")
 
 
+def prefix(size: int) -> bytes:
+    """Of a message of so many bytes, not compressed."""
+    return b"\0" + size.to_bytes(4, "big")
+
+
 def frame(message: bytes) -> bytes:
-    return b"\0" + len(message).to_bytes(4, "big") + message
+    return prefix(len(message)) + message
 
 
 def inflate(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
