@@ -60,6 +60,8 @@ class Count:
 class Call(Pending, Generic[T]):
     """A request that needs no coroutine."""
 
+    comes_alone = False  # its transport brings one a turn of the loop, so that it gains nothing by waiting for company
+
     __slots__ = ("abandoned", "exchange", "has_large_body", "large_answer", "mode", "started", "traceresponse")
 
     operation: str  # for traces, as `headers` and `traceresponse` are: see `Count`
@@ -147,7 +149,7 @@ class Exchange:
         request = await asyncio.to_thread(ask.decode) if ask.body_bytes > ask.large_body else ask.decode()
         self._decode_duration.observe(time.perf_counter() - start)
         count.mode = request.plan.mode
-        if self._batcher.draws_at_once(request):  # what comes one at a time gains nothing by waiting for company
+        if self._batcher.draws_at_once(request):
             result = self._batcher.draw(request)
         else:
             result = await ask.attend(self._batcher.sample(request, ask.deadline))
@@ -204,7 +206,10 @@ class Exchange:
     def _submit(self, call: Call[T], request: SampleRequest, deadline: float | None) -> None:
         self._decode_duration.observe(time.perf_counter() - call.started)
         call.mode = request.plan.mode
-        self._batcher.submit(call, request, deadline)
+        if call.comes_alone and self._batcher.draws_at_once(request):
+            self.finish(call, self._batcher.draw(request))
+        else:
+            self._batcher.submit(call, request, deadline)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)

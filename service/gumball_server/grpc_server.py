@@ -97,10 +97,19 @@ class SampleCall(Call[bytes]):
             self._response.set_exception(error)
 
 
+class LoneCall(SampleCall):
+    """One on gRPC's own server, which brings them one a turn of the loop."""
+
+    __slots__ = ()
+
+    comes_alone = True
+
+
 class SamplingService:
     """The methods of the service, from bytes to bytes: a message that does not parse is ours to refuse."""
 
-    def __init__(self, exchange: Exchange, streams: Streams, info: Info) -> None:
+    def __init__(self, call: type[SampleCall], exchange: Exchange, streams: Streams, info: Info) -> None:
+        self._call = call
         self._exchange = exchange
         self._streams = streams
         self._info = info
@@ -109,7 +118,7 @@ class SamplingService:
         asked: SampleCall | Count
         try:
             if len(body) <= LARGE_BYTES:
-                asked = SampleCall(self._exchange, body, context)
+                asked = self._call(self._exchange, body, context)
                 answer = await asked.response()
             else:
                 asked = Count(SAMPLE, context.invocation_metadata)
@@ -159,7 +168,7 @@ def create_server(
 ) -> grpc.aio.Server:
     """A server that has no address and is not started yet; `inference_handlers` are those of `inference.SERVICE`."""
     server = grpc.aio.server(interceptors=interceptors, options=_options(settings))
-    _add_services(server, SamplingService(exchange, streams, info), lifecycle, inference_handlers)
+    _add_services(server, SamplingService(LoneCall, exchange, streams, info), lifecycle, inference_handlers)
     return server
 
 
@@ -173,7 +182,7 @@ def create_application(
     check: Check | None,
 ) -> GrpcApplication:
     """The same for a server of ASGI."""
-    service = SamplingService(exchange, streams, info)
+    service = SamplingService(SampleCall, exchange, streams, info)
     application = GrpcApplication(settings.max_request_bytes, service.refuse, check)
     _add_services(application, service, lifecycle, inference_handlers)
     return application

@@ -162,6 +162,8 @@ class TracedExchange(Exchange):
     def finish(self, call: Call[T], outcome: Outcome) -> None:
         if isinstance(outcome, SampleResult) and (trace := self._traces.get(call)) is not None:
             trace.result = outcome
+            if outcome.run is not None:
+                trace.decoded_ns = outcome.run.start_ns - outcome.queue_ns
         super().finish(call, outcome)
 
     def _begin_trace(self, count: Count | Call[T]) -> Trace | None:
