@@ -113,41 +113,45 @@ class SampleProtocol(HttpToolsProtocol):
         self._quiet_since: float | None = None  # the loop's time of the last answer, if nothing came after it
 
     def data_received(self, data: bytes) -> None:
+        while data:
+            data = self._receive(data)
+
+    def _receive(self, data: bytes) -> bytes:
+        """Take a request, what there is of it, or all; returns what follows it."""
         call = self._call
         if call is not None and call.missing:
-            self._take(call, data)
-        elif self._is_between and (self.cycle is None or self.cycle.response_complete):
+            return self._take(call, data)
+        if self._is_between and (self.cycle is None or self.cycle.response_complete):
             end = data.find(_HEAD_END) + len(_HEAD_END)
             seen = self._seen.get(data[:end])
             if seen is not None and self._is_allowed(seen.headers):
-                self._begin(seen, data, end)
-            else:
-                super().data_received(data)
-                self._remember(data, end)
+                return self._take(self._begin(seen), data[end:])
+            super().data_received(data)
+            self._remember(data, end)
         else:
             super().data_received(data)
+        return b""
 
-    def _begin(self, seen: SeenHead, data: bytes, end: int) -> None:
-        """Begin a request with a head that was seen before, and ends here."""
+    def _begin(self, seen: SeenHead) -> SampleCall:
+        """Begin a request with a head that was seen before."""
         self.url, self.headers = seen.url, seen.headers
         self._quiet_since = None
         self._exchange.open()
         self.cycle = self._call = call = SampleCall(self._exchange, self, seen.head, True)
         call.missing = seen.head.content_length or 0
-        if len(data) > end:
-            self._take(call, data[end:])
+        return call
 
-    def _take(self, call: SampleCall, data: bytes) -> None:
-        """Take what belongs to a body, and go on with what follows it."""
+    def _take(self, call: SampleCall, data: bytes) -> bytes:
+        """Take what belongs to a body; returns what follows it."""
         rest = data[call.missing :]
         if rest:
             data = data[: call.missing]
-        call.missing -= len(data)
-        self._add(call, data)
-        if not call.missing:
-            self._exchange.begin(call)
-        if rest:
-            self.data_received(rest)
+        if data:
+            call.missing -= len(data)
+            self._add(call, data)
+            if not call.missing:
+                self._exchange.begin(call)
+        return rest
 
     def _remember(self, data: bytes, end: int) -> None:
         """Remember a head if the parser, too, found that it ends here, with nothing but its body behind it."""

@@ -180,6 +180,16 @@ def test_requests_that_arrive_in_one_piece_are_answered_in_order(connection: Con
     assert connection.receive().index == index_of(4)
 
 
+def test_many_requests_that_are_refused_may_arrive_in_one_piece(connection: Connection):
+    """Each is answered as soon as it is read, before the next."""
+    connection.send(request(b"{"))
+    assert connection.receive().status == 400
+    connection.send(request(b"{") * 600)
+    assert {connection.receive().status for _ in range(600)} == {400}
+    connection.send(request(body_of(4)))
+    assert connection.receive().index == index_of(4)
+
+
 @pytest.mark.parametrize("size", [1, 7, 60])
 def test_a_request_may_arrive_in_pieces(connection: Connection, size: int):
     """However the network cuts it, also two of them."""
