@@ -239,10 +239,9 @@ class Batcher:
     @staticmethod
     def draws_at_once(request: SampleRequest) -> bool:
         """Whether a request is drawn on the event loop, so that its caller hardly waits."""
-        of_category = SOFT_WORK if request.plan.layout.is_dense else 1
-        return (
-            request.plan.rows * request.plan.draws * (SAMPLE_WORK + request.plan.categories * of_category) <= SMALL_WORK
-        )
+        plan = request.plan
+        of_category = SOFT_WORK if plan.layout.is_dense else 1
+        return plan.rows * plan.draws * (SAMPLE_WORK + plan.categories * of_category) <= SMALL_WORK
 
     def _admit(self, request: SampleRequest, elements: int) -> None:
         self.check_open()

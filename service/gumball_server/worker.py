@@ -158,19 +158,16 @@ def judge(request: SampleRequest, outputs: dict[Output, Array], status: Array) -
     """The outputs of a request, or the error of its first row that could not be drawn from."""
     if not status.any():
         return outputs
+    plan = request.plan
     row = int((status != 0).argmax())
     found = RowStatus(int(status[row]))
     if found is RowStatus.TOO_FEW:
-        return invalid(
-            "without_replacement", f"row {row} has fewer than {request.plan.without_replacement} categories left"
-        )
+        return invalid("without_replacement", f"row {row} has fewer than {plan.without_replacement} categories left")
     if found is RowStatus.NOTHING_FINITE:
-        return invalid(
-            f"{request.plan.source}[{row}]", "no finite value" if request.plan.bias is None else "nothing is left"
-        )
+        return invalid(f"{plan.source}[{row}]", "no finite value" if plan.bias is None else "nothing is left")
     wrong = np.flatnonzero(_WRONG_VALUES[found](_float32(request.logits[row])))
     if wrong.size:
-        return invalid(f"{request.plan.source}[{row}][{wrong[0]}]", _WRONG_WORDS[found])
+        return invalid(f"{plan.source}[{row}][{wrong[0]}]", _WRONG_WORDS[found])
     return invalid("logit_bias", f"makes a logit of row {row} infinite")
 
 
