@@ -105,6 +105,23 @@ async def test_a_refused_call_leaves_its_neighbours_alone(server):
     assert [int(o.index[0, 0]) for n, o in enumerate(outcomes) if n != 5] == [index_of(n) for n in range(10) if n != 5]
 
 
+async def test_a_broken_answer_leaves_its_neighbours_alone():
+    """It is that of one call, and the stream goes on."""
+
+    async def respond(request):
+        response = response_to(request)
+        if request.seed == 5:
+            response.contract = "gumball/0"
+        return response
+
+    service = FakeService(respond)
+    async with serving(service) as address, AsyncClient(address) as client:
+        outcomes = await asyncio.gather(*(client.sample(LOGITS, seed=n) for n in range(10)), return_exceptions=True)
+    assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, errors.InvalidAnswer)] == [5]
+    assert [int(o.index[0, 0]) for n, o in enumerate(outcomes) if n != 5] == [index_of(n) for n in range(10) if n != 5]
+    assert len(service.messages) == 1
+
+
 async def never(request: pb.SampleRequest) -> pb.SampleResponse:
     await asyncio.Event().wait()
     raise AssertionError

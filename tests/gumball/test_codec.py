@@ -1,6 +1,9 @@
 """Arguments to requests, and answers to samples, without a service."""
 
+import copy
+import dataclasses
 import io
+import weakref
 from urllib.parse import parse_qs
 
 import httpx
@@ -33,6 +36,11 @@ def request_of(logits=LOGITS, **parameters) -> _codec.SampleRequest:
     return _codec.SampleRequest.of(logits, **(DEFAULTS | parameters))
 
 
+def message_of(request: _codec.SampleRequest) -> pb.SampleRequest:
+    """A request's protobuf form."""
+    return pb.SampleRequest.FromString(_grpc.encode(request))
+
+
 def sent(**arguments):
     """Query, content type and body of a request's HTTP form."""
     call = _http.sample_call(request_of(**arguments), None)
@@ -51,7 +59,7 @@ def test_logits_travel_with_their_bits(logits, order):
     query, content_type, body = sent(logits=logits)
     assert content_type == "application/octet-stream"
     received = np.frombuffer(body, np.dtype(query["dtype"])).reshape([int(n) for n in query["shape"].split(",")])
-    tensor = _grpc.sample_message(request_of(logits)).logits
+    tensor = message_of(request_of(logits)).logits
     unsigned = UNSIGNED[query["dtype"]]
     np.testing.assert_array_equal(received.view(unsigned), logits.astype(received.dtype, order="C").view(unsigned))
     assert (tensor.data, tuple(tensor.shape)) == (body, logits.shape)
@@ -63,7 +71,7 @@ def test_bfloat16_travels_as_its_bits():
     logits = np.array([[1.5, -np.inf, 3e38]], ml_dtypes.bfloat16)
     query, _, body = sent(logits=logits)
     assert (query["dtype"], body) == ("bfloat16", logits.tobytes())
-    tensor = _grpc.sample_message(request_of(logits)).logits
+    tensor = message_of(request_of(logits)).logits
     assert (tensor.dtype, tensor.data) == (pb.DATA_TYPE_BFLOAT16, logits.tobytes())
 
 
@@ -136,7 +144,7 @@ def test_real_parameters_travel_as_the_same_float64(values):
         received = np.load(io.BytesIO(body))["tau"].tolist()
     else:
         received = [float(text) for text in query["tau"].split(",")]
-    assert received == list(_grpc.sample_message(request_of(tau=values)).tau) == values
+    assert received == list(message_of(request_of(tau=values)).tau) == values
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=200))
@@ -147,7 +155,7 @@ def test_seeds_travel_whole(seeds):
         received = np.load(io.BytesIO(body))["seeds"].tolist()
     else:
         received = [int(text) for text in query["seeds"].split(",")]
-    assert received == list(_grpc.sample_message(request_of(seeds=seeds)).seeds) == seeds
+    assert received == list(message_of(request_of(seeds=seeds)).seeds) == seeds
 
 
 def test_long_lists_travel_in_a_file_and_scalars_in_the_query():
@@ -172,11 +180,63 @@ def test_bfloat16_is_widened_in_a_file():
 
 def test_a_request_says_nothing_that_was_not_said():
     """Without a seed the service draws one; without outputs it goes by the mode."""
-    message = _grpc.sample_message(request_of())
+    message = message_of(request_of())
     assert not message.HasField("seed")
     assert not message.seeds
     assert not message.outputs
     assert not {"seed", "seeds", "outputs"} & sent()[0].keys()
+
+
+@pytest.mark.parametrize("field", ["draws", "first_row", "top_k", "without_replacement"])
+def test_what_equals_earlier_arguments_is_still_refused_by_its_type(field):
+    """1.0 is not taken for the 1 of a call before."""
+    request_of(**{field: 1})
+    with pytest.raises(errors.InvalidArgument):
+        request_of(**{field: 1.0})
+
+
+@pytest.mark.parametrize("zeros", [(0.0, -0.0), (-0.0, 0.0)])
+def test_zeros_keep_their_signs_from_call_to_call(zeros):
+    """They are equal, and not the same."""
+    sent_zeros = [message_of(request_of(temperature=zero)).temperature[0] for zero in zeros]
+    assert np.signbit(sent_zeros).tolist() == np.signbit(zeros).tolist()
+
+
+class Dial:
+    """A number that changes, and has a hash."""
+
+    value = 0.5
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def test_an_argument_may_change_between_calls():
+    """Each call has what it was when it was made, whether it can be hashed or not."""
+    dial, taus = Dial(), [0.5, 0.5]
+    before = request_of(tau=dial), request_of(tau=taus)
+    dial.value = taus[1] = 2.0
+    after = request_of(tau=dial), request_of(tau=taus)
+    assert [list(message_of(request).tau) for request in before + after] == [[0.5], [0.5, 0.5], [2.0], [0.5, 2.0]]
+
+
+def test_requests_of_the_same_parameters_have_their_own_seeds_and_logits():
+    """Of any shape and type."""
+    for seeds, logits in [([1, 2], LOGITS), ([2**64 - 1], np.ones((1, 5), np.float16)), ([3], LOGITS[:1] + 7)]:
+        message = message_of(request_of(logits, seeds=seeds, top_k=2))
+        assert (list(message.seeds), message.top_k, message.logits.data) == (seeds, [2], logits.tobytes())
+        assert tuple(message.logits.shape) == logits.shape
+
+
+def test_what_is_remembered_of_requests_is_bounded():
+    """However many there were; and their logits are forgotten."""
+    logits = np.ones((2, 3), np.float32)
+    kept = weakref.ref(logits)
+    for n in range(1, 1000):
+        message_of(request_of(logits, temperature=n / 7))
+    del logits
+    assert kept() is None
+    assert _codec._remembered.cache_info().currsize <= 256
 
 
 ASKED = request_of(mode="straight_through", seed=7, draws=2)
@@ -228,6 +288,24 @@ def test_arrays_are_the_callers_own(way):
         assert array.flags.owndata
         assert array.flags.c_contiguous
         assert array.dtype.isnative
+
+
+@pytest.mark.parametrize("way", READ)
+def test_parameters_and_tau_are_the_callers_own(way):
+    """What is done to those of one sample is not seen in the next."""
+    sample = READ[way]()
+    assert sample.parameters["temperature"] == [1.0]
+    sample.parameters["temperature"].append(2.0)
+    sample.tau[0] = 9.0
+    assert sample.parameters["temperature"] == [1.0, 2.0]
+    assert (READ[way]().parameters["temperature"], READ[way]().tau.tolist()) == ([1.0], [1.0])
+
+
+def test_a_sample_can_be_copied_and_changed():
+    """With its parameters, whether they were looked at or not."""
+    stored = copy.deepcopy(READ["grpc"]())
+    changed = dataclasses.replace(stored, seed=8)
+    assert (changed.seed, changed.parameters) == (8, READ["http"]().parameters)
 
 
 def test_a_tau_that_is_not_told_is_that_of_the_request():
@@ -284,6 +362,7 @@ BROKEN_GRPC = {
     "no seed": protobuf_answer(seed=None),
     "no soft": protobuf_answer(soft=None),
     "a short tensor": protobuf_answer(index=pb.Tensor(dtype=pb.DATA_TYPE_INT32, shape=[2, 2], data=b"\0" * 15)),
+    "a long tensor": protobuf_answer(index=pb.Tensor(dtype=pb.DATA_TYPE_INT32, shape=[2, 2], data=b"\0" * 20)),
     "another shape": protobuf_answer(index=pb.Tensor(dtype=pb.DATA_TYPE_INT32, shape=[1, 4], data=b"\0" * 16)),
     "another type": protobuf_answer(index=pb.Tensor(dtype=pb.DATA_TYPE_FLOAT32, shape=[2, 2], data=b"\0" * 16)),
     "a type of the future": protobuf_answer(index=pb.Tensor(dtype=77, shape=[2, 2], data=b"\0" * 16)),

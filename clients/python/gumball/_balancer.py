@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 from gumball._codec import Info, Sample, SampleRequest
@@ -42,7 +43,7 @@ class Peer:
     """A service, and until when it is better left alone."""
 
     service: Service
-    shunned_until: float = 0.0  # in the loop's time
+    shunned_until: float = 0.0  # by the monotonic clock
 
 
 class Balancer:
@@ -65,7 +66,7 @@ class Balancer:
         self._peers: dict[Place, Peer] = {}
         self._order: list[Peer] = []
         self._next = random.randrange(1 << 16)  # noqa: S311 - many clients that start together begin at different places
-        self._look_at = 0.0  # in the loop's time
+        self._look_at = 0.0  # by the monotonic clock
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -90,9 +91,9 @@ class Balancer:
             await peer.service.close()
 
     async def _in_time(self, call: Call[T], timeout: float) -> T:  # noqa: ASYNC109 - told to the services, too
-        deadline = _now() + timeout
+        deadline = monotonic() + timeout
         try:
-            async with asyncio.timeout_at(deadline + GRACE):
+            async with asyncio.timeout(timeout + GRACE):
                 return await self._call(call, deadline)
         except TimeoutError:
             raise DeadlineExceeded("no answer in time") from None
@@ -114,11 +115,11 @@ class Balancer:
 
     async def _tries(self, call: Call[T], deadline: float | None, called: list[Peer]) -> T:
         """The answer of the first try that has one; those who were `called` before for this are called again last."""
-        if self._looking is not None or _now() >= self._look_at:
+        if self._looking is not None or monotonic() >= self._look_at:
             await self._look()
         tries = 0
         while not self._closed:
-            remaining = None if deadline is None else deadline - _now()
+            remaining = None if deadline is None else deadline - monotonic()
             if remaining is not None and remaining <= 0:
                 raise DeadlineExceeded("no answer in time")
             peer = self._pick(called)
@@ -128,7 +129,7 @@ class Balancer:
             except RETRIED as error:
                 tries += 1
                 delay = self._delay(peer, error, tries)
-                if tries > self._retries or (deadline is not None and _now() + delay >= deadline):
+                if tries > self._retries or (deadline is not None and monotonic() + delay >= deadline):
                     raise
             await asyncio.sleep(delay)
         raise Unavailable("the client is closed")
@@ -139,7 +140,7 @@ class Balancer:
         self._next = first + 1
         if len(order) == 1:
             return order[0]
-        now = _now()
+        now = monotonic()
         in_turn = order[first:] + order[:first]
         welcome = [peer for peer in in_turn if peer.shunned_until <= now] or in_turn
         return next((peer for peer in welcome if peer not in called), welcome[0])
@@ -148,7 +149,7 @@ class Balancer:
         """How long to wait before the next try: not at all where another service may do better at once."""
         backoff = min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** (tries - 1)) * random.uniform(0.5, 1.5)  # noqa: S311
         delay = max(backoff, error.retry_after or 0.0)
-        now = _now()
+        now = monotonic()
         peer.shunned_until = now + delay
         self._look_at = min(self._look_at, now + LOOK_AFTER_FAILURE)
         return 0.0 if any(other.shunned_until <= now for other in self._order) else delay
@@ -172,14 +173,10 @@ class Balancer:
         gone = [peer for place, peer in self._peers.items() if place not in found]
         self._peers = {place: self._peers.get(place) or Peer(self._connect(place)) for place in found}
         self._order = list(self._peers.values())
-        self._look_at = _now() + LOOK_AGAIN
+        self._look_at = monotonic() + LOOK_AGAIN
         for peer in gone:
             await peer.service.close()  # what it has not answered is asked elsewhere
         self._looking = None
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 async def _first(calls: Sequence[asyncio.Task[T]]) -> T:

@@ -33,6 +33,7 @@ OUTPUTS: tuple[Output, ...] = get_args(Output)
 _TOP_OUTPUTS: tuple[TopOutput, ...] = get_args(TopOutput)
 _INTEGERS = ("index", "top_index")
 _PER_DRAW = ("index", "score", "log_prob")
+_IMMUTABLE = (int, float, str, type(None))
 _LITTLE_ENDIAN = {"int32": np.dtype("<i4"), "float32": np.dtype("<f4")}
 _FLOAT32 = np.dtype(np.float32)
 
@@ -100,6 +101,20 @@ class Info(TypedDict):
     limits: Limits
 
 
+class _AsJSON:
+    """A sample's parameters as JSON has them, made when they are first looked at: most never are."""
+
+    def __get__(self, sample: Any, _: object = None) -> Mapping[str, Any]:
+        if sample is None:
+            raise AttributeError  # so a dataclass learns that there is no default
+        if isinstance(sample._parameters, Parameters):
+            sample._parameters = sample._parameters.as_json()
+        return cast(Mapping[str, Any], sample._parameters)
+
+    def __set__(self, sample: Any, parameters: "Parameters | Mapping[str, Any]") -> None:
+        sample._parameters = parameters
+
+
 # Frozen, a dataclass of so many fields takes five times as long to make: a fifth of all that a small call costs here.
 @dataclass(eq=False)
 class Sample:
@@ -114,7 +129,7 @@ class Sample:
     tau: npt.NDArray[np.float64]  # [1] or [rows]
     shape: Shape
     timings: Timings
-    parameters: Mapping[str, Any]  # the others, as JSON has them
+    parameters: _AsJSON = _AsJSON()  # the others, as JSON has them
     # Without replacement, index, score and log_prob have a last axis of k.
     index: npt.NDArray[np.int32] | None = None  # [rows, draws]
     one_hot: npt.NDArray[np.float32] | None = None  # [rows, draws, categories]
@@ -146,8 +161,11 @@ class OutputArray(NamedTuple):
         return 4 * prod(self.shape)  # int32 and float32 alike
 
     def of_bytes(self, data: bytes | memoryview) -> Array:
-        """The array of its little-endian bytes, not copied."""
-        return np.frombuffer(data, _LITTLE_ENDIAN[self.dtype]).reshape(self.shape)
+        """The array of its little-endian bytes, not copied. Raises TypeError or ValueError for other than `nbytes`."""
+        array: Array = np.ndarray(self.shape, _LITTLE_ENDIAN[self.dtype], data)
+        if array.nbytes != len(data):
+            raise ValueError(f"{len(data)} bytes of {self}")
+        return array
 
     def describes(self, array: Array) -> bool:
         """Whether an array is of this type, in whichever byte order, and shape."""
@@ -159,7 +177,6 @@ class Form(NamedTuple):
 
     shape: Shape
     arrays: tuple[OutputArray, ...]  # in order
-    names: tuple[str, ...]  # of the arrays
     nbytes: int
 
 
@@ -176,20 +193,16 @@ def _form(names: tuple[str, ...], shape: tuple[int, int, int], k: int | None, n:
         return {"probs": (rows, categories), "entropy": (rows,)}.get(output, (rows, draws, categories))
 
     arrays = tuple(OutputArray(name, "int32" if name in _INTEGERS else "float32", shape_of(name)) for name in names)
-    return Form(Shape(*shape), arrays, names, sum(array.nbytes for array in arrays))
+    return Form(Shape(*shape), arrays, sum(array.nbytes for array in arrays))
 
 
 @dataclass(eq=False)
-class SampleRequest:
-    """A request that can be encoded, and never changes. Per-row parameters are arrays of one value or one a row."""
+class Parameters:
+    """All of a request but its logits and seeds; never changes. Per-row ones are arrays of one value or one a row."""
 
-    logits: Array  # [rows, categories] float32, float16, or uint16 holding bfloat16; C order, native
-    source: Source  # what they are
-    dtype: str  # of them
+    source: Source  # what the logits are
     mode: Mode
     outputs: tuple[Output, ...] | None  # None: by mode
-    seed: int | None
-    seeds: npt.NDArray[np.uint64] | None  # [rows]
     draws: int
     first_draw: npt.NDArray[np.uint32]
     first_row: int
@@ -202,16 +215,108 @@ class SampleRequest:
     logit_bias: dict[int, float | None] | None
     without_replacement: int | None
     top_log_probs: int | None
+    names: tuple[str, ...] = field(init=False)  # of the arrays of an answer
+    message: bytes | None = field(init=False, default=None)  # in protobuf, once that was needed
+
+    def __post_init__(self) -> None:
+        self.names = self.outputs or OUTPUTS_OF_MODE[self.mode]
+        if self.outputs is None and self.without_replacement is not None:
+            self.names += ("score",)
+        if self.top_log_probs is not None:
+            self.names += _TOP_OUTPUTS
+
+    @classmethod
+    def of(
+        cls,
+        outputs: tuple[Output, ...] | None,
+        source: Source,
+        mode: Mode,
+        tau: npt.ArrayLike | None,
+        temperature: npt.ArrayLike,
+        draws: SupportsIndex,
+        first_draw: npt.ArrayLike,
+        first_row: SupportsIndex,
+        tau_schedule: TauSchedule | None,
+        top_k: npt.ArrayLike | None,
+        top_p: npt.ArrayLike | None,
+        min_p: npt.ArrayLike | None,
+        logit_bias: Mapping[int, float | None] | None,
+        without_replacement: SupportsIndex | None,
+        top_log_probs: SupportsIndex | None,
+    ) -> Self:
+        """The parameters of a caller's arguments. Raises InvalidArgument."""
+        if mode not in OUTPUTS_OF_MODE:
+            raise InvalidArgument(f"must be one of {', '.join(OUTPUTS_OF_MODE)}, is {mode!r}", "mode")
+        if tau is not None and tau_schedule is not None:
+            raise InvalidArgument("give tau or tau_schedule, not both", "tau_schedule")
+        return cls(
+            source=source,
+            mode=mode,
+            outputs=outputs,
+            draws=integer("draws", draws, MAX_UINT64),
+            first_draw=ZERO if first_draw is DEFAULT_FIRST_DRAW else _integers("first_draw", first_draw, np.uint32),
+            first_row=integer("first_row", first_row, MAX_UINT32),
+            tau=None if tau_schedule is not None else ONE if tau is None else _numbers("tau", tau),
+            temperature=ONE if temperature is DEFAULT_TEMPERATURE else _numbers("temperature", temperature),
+            tau_schedule=None if tau_schedule is None else _schedule(tau_schedule),
+            top_k=None if top_k is None else _integers("top_k", top_k, np.uint32),
+            top_p=None if top_p is None else _numbers("top_p", top_p),
+            min_p=None if min_p is None else _numbers("min_p", min_p),
+            logit_bias=None if not logit_bias else _bias(logit_bias),
+            without_replacement=_optional("without_replacement", without_replacement),
+            top_log_probs=_optional("top_log_probs", top_log_probs),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """All but tau, as JSON has it."""
+        parameters = {
+            "source": self.source,
+            "mode": self.mode,
+            "draws": self.draws,
+            "first_draw": self.first_draw.tolist(),
+            "first_row": self.first_row,
+            "temperature": self.temperature.tolist(),
+        }
+        if self.outputs is not None:
+            parameters["outputs"] = list(self.outputs)
+        if self.top_k is not None:
+            parameters["top_k"] = self.top_k.tolist()
+        if self.top_p is not None:
+            parameters["top_p"] = self.top_p.tolist()
+        if self.min_p is not None:
+            parameters["min_p"] = self.min_p.tolist()
+        if self.logit_bias is not None:
+            parameters["logit_bias"] = self.logit_bias
+        if self.without_replacement is not None:
+            parameters["without_replacement"] = self.without_replacement
+        if self.top_log_probs is not None:
+            parameters["top_log_probs"] = self.top_log_probs
+        return parameters
+
+
+@lru_cache(maxsize=256, typed=True)  # most requests ask for what others before them did; 1, 1.0 and True are not alike
+def _remembered(outputs: tuple[Output, ...] | None, *given: Any) -> Parameters:
+    """The parameters of arguments that never change. Raises TypeError for others, and for 0.0, since -0.0 equals it."""
+    if any(type(each) not in _IMMUTABLE or (type(each) is float and not each) for each in given):
+        raise TypeError("may change, or equal what it is not")
+    return Parameters.of(outputs, *given)
+
+
+@dataclass(eq=False)
+class SampleRequest:
+    """A request that can be encoded, and never changes."""
+
+    logits: Array  # [rows, categories] float32, float16, or uint16 holding bfloat16; C order, native
+    dtype: str  # of them
+    seed: int | None
+    seeds: npt.NDArray[np.uint64] | None  # [rows]
+    parameters: Parameters
     form: Form = field(init=False)  # of an answer
 
     def __post_init__(self) -> None:
-        names: tuple[str, ...] = self.outputs or OUTPUTS_OF_MODE[self.mode]
-        if self.outputs is None and self.without_replacement is not None:
-            names += ("score",)
-        if self.top_log_probs is not None:
-            names += _TOP_OUTPUTS
-        rows, categories = self.logits.shape
-        self.form = _form(names, (rows, self.draws, categories), self.without_replacement, self.top_log_probs or 0)
+        (rows, categories), asked = self.logits.shape, self.parameters
+        shape = rows, asked.draws, categories
+        self.form = _form(asked.names, shape, asked.without_replacement, asked.top_log_probs or 0)
 
     @classmethod
     def of(
@@ -237,73 +342,44 @@ class SampleRequest:
         top_log_probs: SupportsIndex | None = None,
     ) -> Self:
         """The request of a caller's arguments. Raises InvalidArgument."""
-        if mode not in OUTPUTS_OF_MODE:
-            raise InvalidArgument(f"must be one of {', '.join(OUTPUTS_OF_MODE)}, is {mode!r}", "mode")
         if seed is not None and seeds is not None:
             raise InvalidArgument("give seed or seeds, not both", "seeds")
-        if tau is not None and tau_schedule is not None:
-            raise InvalidArgument("give tau or tau_schedule, not both", "tau_schedule")
         if (logits is None) == (probs is None):
             raise InvalidArgument("give logits or probs, and not both", "logits" if logits is None else "probs")
         source: Source = "logits" if probs is None else "probs"
+        given: tuple[Any, ...] = (
+            None if outputs is None else _outputs(outputs),
+            source,
+            mode,
+            tau,
+            temperature,
+            draws,
+            first_draw,
+            first_row,
+            tau_schedule,
+            top_k,
+            top_p,
+            min_p,
+            logit_bias,
+            without_replacement,
+            top_log_probs,
+        )
+        try:
+            parameters = _remembered(*given)
+        except TypeError:
+            parameters = Parameters.of(*given)
         array, dtype = _logits(source, logits if probs is None else probs)
         return cls(
-            logits=array,
-            source=source,
-            dtype=dtype,
-            mode=mode,
-            outputs=None if outputs is None else _outputs(outputs),
-            seed=None if seed is None else integer("seed", seed, MAX_UINT64),
-            seeds=None if seeds is None else _integers("seeds", seeds, np.uint64),
-            draws=integer("draws", draws, MAX_UINT64),
-            first_draw=ZERO if first_draw is DEFAULT_FIRST_DRAW else _integers("first_draw", first_draw, np.uint32),
-            first_row=integer("first_row", first_row, MAX_UINT32),
-            tau=None if tau_schedule is not None else ONE if tau is None else _numbers("tau", tau),
-            temperature=ONE if temperature is DEFAULT_TEMPERATURE else _numbers("temperature", temperature),
-            tau_schedule=None if tau_schedule is None else _schedule(tau_schedule),
-            top_k=None if top_k is None else _integers("top_k", top_k, np.uint32),
-            top_p=None if top_p is None else _numbers("top_p", top_p),
-            min_p=None if min_p is None else _numbers("min_p", min_p),
-            logit_bias=None if not logit_bias else _bias(logit_bias),
-            without_replacement=_optional("without_replacement", without_replacement),
-            top_log_probs=_optional("top_log_probs", top_log_probs),
+            array,
+            dtype,
+            None if seed is None else integer("seed", seed, MAX_UINT64),
+            None if seeds is None else _integers("seeds", seeds, np.uint64),
+            parameters,
         )
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """What was asked for but the logits, seed and tau, as JSON has it."""
-        parameters = {
-            "source": self.source,
-            "mode": self.mode,
-            "draws": self.draws,
-            "first_draw": self.first_draw.tolist(),
-            "first_row": self.first_row,
-            "temperature": self.temperature.tolist(),
-        }
-        if self.outputs is not None:
-            parameters["outputs"] = list(self.outputs)
-        if self.top_k is not None:
-            parameters["top_k"] = self.top_k.tolist()
-        if self.top_p is not None:
-            parameters["top_p"] = self.top_p.tolist()
-        if self.min_p is not None:
-            parameters["min_p"] = self.min_p.tolist()
-        if self.logit_bias is not None:
-            parameters["logit_bias"] = self.logit_bias
-        if self.without_replacement is not None:
-            parameters["without_replacement"] = self.without_replacement
-        if self.top_log_probs is not None:
-            parameters["top_log_probs"] = self.top_log_probs
-        return parameters
 
     @property
     def shape(self) -> Shape:
         return self.form.shape
-
-    @property
-    def expected(self) -> tuple[OutputArray, ...]:
-        """The arrays that an answer to this request holds, in order."""
-        return self.form.arrays
 
 
 def sample_of(
@@ -317,25 +393,29 @@ def sample_of(
 ) -> Sample:
     """The sample of what came back. Raises InvalidAnswer for anything that is not an answer to this very request.
 
-    `tau` None stands for the request's own, which need not be told again.
+    `tau` None stands for the request's own, which need not be told again. The arrays are checked already, and owned.
     """
     if contract_name != contract.VERSION:
         raise InvalidAnswer(f"sampled by contract {contract_name!r}; this client knows {contract.VERSION}")
     if (seed is None) != (request.seeds is not None) or request.seed not in (None, seed):
         raise InvalidAnswer(f"sampled with seed {seed}, not with what was asked for")
-    used_tau, form = _tau_used(request, tau), request.form
-    if tuple(arrays) != form.names:
+    used_tau = _tau_used(request, tau)
+    return Sample(contract_name, seed, request.seeds, used_tau, request.shape, timings, request.parameters, **arrays)
+
+
+def own_arrays(request: SampleRequest, arrays: dict[str, Array]) -> dict[str, Array]:
+    """The arrays of an answer, in memory of their own. Raises InvalidAnswer where others were asked for."""
+    if tuple(arrays) != request.parameters.names:
         raise InvalidAnswer(f"holds {', '.join(arrays)}")
-    for expected in form.arrays:
+    for expected in request.form.arrays:
         if not expected.describes(array := arrays[expected.name]):
             raise InvalidAnswer(f"holds {expected.name} as {array.dtype} {array.shape}, not {expected}")
-    own = {name: _own(array) for name, array in arrays.items()}
-    return Sample(contract_name, seed, request.seeds, used_tau, form.shape, timings, request.parameters, **own)
+    return {name: _own(array) for name, array in arrays.items()}
 
 
 def _tau_used(request: SampleRequest, told: list[float] | None) -> npt.NDArray[np.float64]:
     """[1] or [rows]: what the service told, which must be what was asked for."""
-    asked = request.tau
+    asked = request.parameters.tau
     if asked is None:
         if told is None:
             raise InvalidAnswer("does not tell the tau of the schedule")

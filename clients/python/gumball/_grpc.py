@@ -4,11 +4,12 @@ import asyncio
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
+import numpy as np
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
@@ -22,8 +23,10 @@ from gumball._codec import (
     Array,
     Info,
     OutputArray,
+    Parameters,
     Sample,
     SampleRequest,
+    Source,
     TauSchedule,
     Timings,
     info_of,
@@ -34,6 +37,7 @@ from gumball._credentials import Certificates
 from gumball._fork import grpc_is_used
 from gumball._stream import SampleStream, StreamBroken
 from gumball._tracing import trace_headers
+from gumball.framing import field_start
 from gumball.v1 import sampling_pb2 as pb
 from gumball.v1.sampling_pb2_grpc import SamplingServiceStub
 
@@ -48,6 +52,7 @@ _OPTIONS = (
     ("grpc.lb_policy_name", "round_robin"),  # over all replicas that the name resolves to; else one gets every call
 )
 
+_SAMPLE = "/gumball.v1.SamplingService/Sample"
 _SAMPLE_STREAM = "/gumball.v1.SamplingService/SampleStream"
 # What a message saves is lost in the time that its bytes take, and while they do, the stream's other calls wait.
 SMALL_BYTES = 1 << 16
@@ -70,46 +75,63 @@ _NUMBER_OF_MODE: dict[str, pb.Mode] = {name: getattr(pb, f"MODE_{name.upper()}")
 _NUMBER_OF_DTYPE: dict[str, pb.DataType] = {
     name: getattr(pb, f"DATA_TYPE_{name.upper()}") for name in ("float32", "float16", "bfloat16")
 }
+_NATIVE = {"float32": np.dtype(np.float32), "int32": np.dtype(np.int32)}
 _NAME_OF_DTYPE = {pb.DATA_TYPE_FLOAT32: "float32", pb.DATA_TYPE_INT32: "int32"}
 
 
-def sample_message(request: SampleRequest) -> pb.SampleRequest:
-    """The message of a request; it says nothing that is so by default."""
+def encode(request: SampleRequest) -> bytes:
+    """The message of a request."""
+    return pb.SampleRequest(seed=request.seed).SerializeToString() + _fields(request)
+
+
+def _fields(request: SampleRequest) -> bytes:
+    """The message of a request but for its head. A message is its fields in a row, so parts that recur are kept."""
+    logits, asked = request.logits, request.parameters
+    if asked.message is None:
+        asked.message = _message(asked).SerializeToString()
+    start = _tensor_start(asked.source, request.dtype, logits.shape, logits.nbytes)
+    data = logits.tobytes() if _LITTLE_ENDIAN else logits.astype(logits.dtype.newbyteorder("<")).tobytes()
+    seeds = b"" if request.seeds is None else pb.SampleRequest(seeds=request.seeds.tolist()).SerializeToString()
+    return b"".join((asked.message, seeds, start, data))
+
+
+@lru_cache(256)
+def _tensor_start(source: Source, dtype: str, shape: tuple[int, int], nbytes: int) -> bytes:
+    """A request's tensor up to its data, which come last."""
+    start = pb.Tensor(dtype=_NUMBER_OF_DTYPE[dtype], shape=shape).SerializeToString()
+    start += field_start(pb.Tensor, "data", nbytes)
+    return field_start(pb.SampleRequest, source, len(start) + nbytes) + start
+
+
+def _message(asked: Parameters) -> pb.SampleRequest:
+    """The message of parameters alone; it says nothing that is so by default."""
     message = pb.SampleRequest(
-        mode=_NUMBER_OF_MODE[request.mode],
-        seed=request.seed,
-        without_replacement=request.without_replacement,
-        top_log_probs=request.top_log_probs,
+        mode=_NUMBER_OF_MODE[asked.mode],
+        without_replacement=asked.without_replacement,
+        top_log_probs=asked.top_log_probs,
     )
-    logits = request.logits
-    tensor = message.logits if request.source == "logits" else message.probs
-    tensor.dtype = _NUMBER_OF_DTYPE[request.dtype]
-    tensor.shape.extend(logits.shape)
-    tensor.data = logits.tobytes() if _LITTLE_ENDIAN else logits.astype(logits.dtype.newbyteorder("<")).tobytes()
-    if request.first_row:
-        message.first_row = request.first_row
-    if request.draws != 1:
-        message.draws = request.draws
-    if request.first_draw is not ZERO:
-        message.first_draw.extend(request.first_draw.tolist())
-    if request.temperature is not ONE:
-        message.temperature.extend(request.temperature.tolist())
-    if request.tau is None:
-        message.tau_schedule.CopyFrom(_schedule(request.tau_schedule))
-    elif request.tau is not ONE:
-        message.tau.extend(request.tau.tolist())
-    if request.seeds is not None:
-        message.seeds.extend(request.seeds.tolist())
-    if request.top_k is not None:
-        message.top_k.extend(request.top_k.tolist())
-    if request.top_p is not None:
-        message.top_p.extend(request.top_p.tolist())
-    if request.min_p is not None:
-        message.min_p.extend(request.min_p.tolist())
-    if request.outputs is not None:
-        message.outputs.extend([getattr(pb, f"OUTPUT_{name.upper()}") for name in request.outputs])
-    if request.logit_bias is not None:
-        items = request.logit_bias.items()
+    if asked.first_row:
+        message.first_row = asked.first_row
+    if asked.draws != 1:
+        message.draws = asked.draws
+    if asked.first_draw is not ZERO:
+        message.first_draw.extend(asked.first_draw.tolist())
+    if asked.temperature is not ONE:
+        message.temperature.extend(asked.temperature.tolist())
+    if asked.tau is None:
+        message.tau_schedule.CopyFrom(_schedule(asked.tau_schedule))
+    elif asked.tau is not ONE:
+        message.tau.extend(asked.tau.tolist())
+    if asked.top_k is not None:
+        message.top_k.extend(asked.top_k.tolist())
+    if asked.top_p is not None:
+        message.top_p.extend(asked.top_p.tolist())
+    if asked.min_p is not None:
+        message.min_p.extend(asked.min_p.tolist())
+    if asked.outputs is not None:
+        message.outputs.extend([getattr(pb, f"OUTPUT_{name.upper()}") for name in asked.outputs])
+    if asked.logit_bias is not None:
+        items = asked.logit_bias.items()
         message.logit_bias.extend(pb.LogitBias(category=category, bias=amount) for category, amount in items)
     return message
 
@@ -124,28 +146,26 @@ def _schedule(schedule: TauSchedule | None) -> pb.TauSchedule:
     return pb.TauSchedule(kind=kind, **numbers)
 
 
-def _stream_message(request: SampleRequest, timeout: float | None) -> bytes:
-    """The message of a request in a stream, which has no deadline and no metadata of a call of its own."""
-    message = sample_message(request)
-    if timeout is not None:
-        message.timeout_seconds = timeout
+def _head(request: SampleRequest, timeout: float | None) -> pb.SampleRequest:
+    """What a request in a stream says of itself, having no deadline and no metadata of a call of its own."""
+    head = pb.SampleRequest(seed=request.seed, timeout_seconds=timeout)
     if "traceparent" in (headers := trace_headers()):
-        message.trace.traceparent = headers["traceparent"]
-        message.trace.tracestate = headers.get("tracestate", "")
-    return message.SerializeToString()
+        head.trace.traceparent = headers["traceparent"]
+        head.trace.tracestate = headers.get("tracestate", "")
+    return head
 
 
 def read_sample(request: SampleRequest, answer: pb.SampleResponse) -> Sample:
     """The sample of an answer. Raises InvalidAnswer."""
     with malformed_is_invalid:
-        arrays = {name: _array(name, getattr(answer, name)) for name in request.form.names}
+        timings = answer.timings
         return sample_of(
             request,
             contract_name=answer.contract,
             seed=answer.seed if answer.HasField("seed") else None,
             tau=answer.tau[:] or None,
-            timings=Timings(answer.timings.queue_ns, answer.timings.compute_ns),
-            arrays=arrays,
+            timings=Timings(timings.queue_ns, timings.compute_ns),
+            arrays={array.name: _own(array, getattr(answer, array.name)) for array in request.form.arrays},
         )
 
 
@@ -191,8 +211,11 @@ def _details(error: grpc.RpcError) -> Sequence[any_pb2.Any]:
     return ()
 
 
-def _array(name: str, tensor: pb.Tensor) -> Array:
-    return OutputArray(name, _NAME_OF_DTYPE[tensor.dtype], tuple(tensor.shape[:])).of_bytes(tensor.data)
+def _own(expected: OutputArray, tensor: pb.Tensor) -> Array:
+    """The array of a tensor, in memory of its own. Raises InvalidAnswer where another was asked for."""
+    if (dtype := _NAME_OF_DTYPE[tensor.dtype]) != expected.dtype or tensor.shape != list(expected.shape):
+        raise errors.InvalidAnswer(f"holds {expected.name} as {dtype} {tuple(tensor.shape)}, not {expected}")
+    return expected.of_bytes(tensor.data).astype(_NATIVE[dtype])
 
 
 def _target(address: str) -> str:
@@ -236,7 +259,10 @@ class GRPCService:
         self._channel = _channel(address, certificates, authority)
         self._stub = SamplingServiceStub(self._channel)
         self._metadata = _metadata(headers)
-        self._stream = SampleStream(partial(self._channel.stream_stream(_SAMPLE_STREAM), metadata=self._metadata))
+        self._sample = self._channel.unary_unary(_SAMPLE, response_deserializer=pb.SampleResponse.FromString)
+        self._stream = SampleStream(
+            partial(self._channel.stream_stream(_SAMPLE_STREAM), metadata=self._metadata), read_response
+        )
         self._has_stream = True  # as far as is known
 
     async def sample(
@@ -245,15 +271,17 @@ class GRPCService:
         timeout: float | None,  # noqa: ASYNC109 - a deadline that the service is told, not one to wait here
     ) -> Sample:
         if self._has_stream and request.logits.nbytes + request.form.nbytes <= SMALL_BYTES:
+            head = _head(request, timeout)
             try:
-                response = await self._stream.sample(_stream_message(request, timeout))
+                return await self._stream.send(request, head, _fields(request))
             except StreamBroken as broken:
                 self._judge(broken)
-            else:
-                return read_response(request, response)
+            except asyncio.CancelledError:
+                self._stream.withdraw(head.id)
+                raise
         metadata = (*self._metadata, *_metadata(trace_headers()))
         with _failures():
-            answer = await self._stub.Sample(sample_message(request), timeout=timeout, metadata=metadata)
+            answer = await self._sample(encode(request), timeout=timeout, metadata=metadata)
         return read_sample(request, answer)
 
     async def info(self) -> Info:

@@ -24,6 +24,7 @@ from gumball._codec import (
     Timings,
     info_of,
     malformed_is_invalid,
+    own_arrays,
     sample_of,
 )
 from gumball._credentials import Certificates
@@ -93,7 +94,7 @@ def read_sample(request: SampleRequest, response: httpx.Response) -> Sample:
             seed=int(headers["gumball-seed"]) if "gumball-seed" in headers else None,
             tau=[float(value) for value in headers["gumball-tau"].split(",")] if "gumball-tau" in headers else None,
             timings=Timings(int(headers["gumball-queue-ns"]), int(headers["gumball-compute-ns"])),
-            arrays=_arrays(json.loads(headers["gumball-outputs"]), memoryview(response.content)),
+            arrays=own_arrays(request, _arrays(json.loads(headers["gumball-outputs"]), memoryview(response.content))),
         )
 
 
@@ -119,7 +120,7 @@ def read_error(response: httpx.Response) -> errors.GumballError:
 def _body(request: SampleRequest) -> tuple[str, str, bytes]:
     """Query, content type and body: the logits' bytes, or an .npz where per-row lists would make the query too long."""
     scalars, per_row = _parameters(request)
-    array = {"shape": np.array(request.logits.shape), "dtype": request.dtype, "source": request.source}
+    array = {"shape": np.array(request.logits.shape), "dtype": request.dtype, "source": request.parameters.source}
     query = _query(array | scalars | per_row)
     if per_row and len(query) > MAX_QUERY:
         return _query(scalars), "application/x-npy", _npz(request, per_row)
@@ -129,23 +130,24 @@ def _body(request: SampleRequest) -> tuple[str, str, bytes]:
 
 def _parameters(request: SampleRequest) -> tuple[dict[str, Any], dict[str, Array]]:
     """The parameters that hold for every row, and those that are a list of one a row; defaults are spelled out."""
+    asked = request.parameters
     given = {
-        "mode": request.mode,
-        "outputs": None if request.outputs is None else ",".join(request.outputs),
+        "mode": asked.mode,
+        "outputs": None if asked.outputs is None else ",".join(asked.outputs),
         "seed": request.seed,
         "seeds": request.seeds,
-        "draws": request.draws,
-        "first_draw": request.first_draw,
-        "first_row": request.first_row,
-        "tau": request.tau,
-        "temperature": request.temperature,
-        "tau_schedule": None if request.tau_schedule is None else json.dumps(request.tau_schedule),
-        "top_k": request.top_k,
-        "top_p": request.top_p,
-        "min_p": request.min_p,
-        "logit_bias": None if request.logit_bias is None else _bias(request.logit_bias),
-        "without_replacement": request.without_replacement,
-        "top_log_probs": request.top_log_probs,
+        "draws": asked.draws,
+        "first_draw": asked.first_draw,
+        "first_row": asked.first_row,
+        "tau": asked.tau,
+        "temperature": asked.temperature,
+        "tau_schedule": None if asked.tau_schedule is None else json.dumps(asked.tau_schedule),
+        "top_k": asked.top_k,
+        "top_p": asked.top_p,
+        "min_p": asked.min_p,
+        "logit_bias": None if asked.logit_bias is None else _bias(asked.logit_bias),
+        "without_replacement": asked.without_replacement,
+        "top_log_probs": asked.top_log_probs,
     }
     per_row = {name: value for name, value in given.items() if isinstance(value, np.ndarray) and value.size > 1}
     return {name: value for name, value in given.items() if value is not None and name not in per_row}, per_row
@@ -170,7 +172,7 @@ def _npz(request: SampleRequest, per_row: dict[str, Array]) -> bytes:
     if request.dtype == "bfloat16":
         logits = (logits.astype(np.uint32) << np.uint32(16)).view(np.float32)
     file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **{request.source: logits}, **per_row)
+    np.savez(file, allow_pickle=False, **{request.parameters.source: logits}, **per_row)
     return file.getvalue()
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from gumball import contract, errors
-from gumball._codec import Info, Sample, SampleRequest, Timings, info_of, sample_of
+from gumball._codec import Info, Sample, SampleRequest, Timings, info_of, own_arrays, sample_of
 
 
 @contextmanager
@@ -35,26 +35,27 @@ class LocalTransport:
             self._sampler = LocalSampler()
 
     def sample(self, request: SampleRequest, timeout: float | None) -> Sample:
+        asked = request.parameters
         try:
             result = self._sampler.sample(
                 request.logits,
-                Source(request.source),
-                mode=request.mode,
-                tau=request.tau,
-                temperature=request.temperature,
+                Source(asked.source),
+                mode=asked.mode,
+                tau=asked.tau,
+                temperature=asked.temperature,
                 seed=request.seed,
                 seeds=request.seeds,
-                draws=request.draws,
-                first_draw=request.first_draw,
-                first_row=request.first_row,
-                outputs=request.outputs,
-                tau_schedule=None if request.tau_schedule is None else TauSchedule(**request.tau_schedule),
-                top_k=request.top_k,
-                top_p=request.top_p,
-                min_p=request.min_p,
-                logit_bias=request.logit_bias,
-                without_replacement=request.without_replacement,
-                top_log_probs=request.top_log_probs,
+                draws=asked.draws,
+                first_draw=asked.first_draw,
+                first_row=asked.first_row,
+                outputs=asked.outputs,
+                tau_schedule=None if asked.tau_schedule is None else TauSchedule(**asked.tau_schedule),
+                top_k=asked.top_k,
+                top_p=asked.top_p,
+                min_p=asked.min_p,
+                logit_bias=asked.logit_bias,
+                without_replacement=asked.without_replacement,
+                top_log_probs=asked.top_log_probs,
             )
         except SamplingError as error:
             raise errors.of_reason(error.reason, error.detail, error.field) from error
@@ -64,7 +65,7 @@ class LocalTransport:
             seed=result.request.seed,
             tau=result.request.plan.taus,
             timings=Timings(result.queue_ns, result.compute_ns),
-            arrays={str(name): array for name, array in result.outputs.items()},
+            arrays=own_arrays(request, {str(name): array for name, array in result.outputs.items()}),
         )
 
     def info(self) -> Info:

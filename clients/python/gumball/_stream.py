@@ -8,13 +8,16 @@ from typing import Any
 
 import grpc
 
-from gumball.framing import stream_message, with_id
+from gumball._codec import Sample, SampleRequest
+from gumball.framing import stream_message
 from gumball.v1 import sampling_pb2 as pb
 
 # Far below every limit on a message, and far above where another request in one would make it cheaper.
 MESSAGE_BYTES = 1 << 18
 # So that of many callers some are being answered while others are still being asked.
 MESSAGE_REQUESTS = 32
+
+Read = Callable[[SampleRequest, pb.SampleResponse], Sample]
 
 
 class StreamBroken(Exception):  # noqa: N818 - it is what happened
@@ -24,31 +27,35 @@ class StreamBroken(Exception):  # noqa: N818 - it is what happened
 class SampleStream:
     """Calls on one gRPC stream, which is opened by the first call and, once it broke, by the next one."""
 
-    def __init__(self, open_stream: Callable[[], Any]) -> None:
+    def __init__(self, open_stream: Callable[[], Any], read: Read) -> None:
         self._open_stream = open_stream
+        self._read = read
         self._ids = count(1)
-        self._waiting: dict[int, asyncio.Future[pb.SampleResponse]] = {}
+        self._waiting: dict[int, tuple[asyncio.Future[Sample], SampleRequest]] = {}
         self._unsent: list[bytes] = []
         self._withdrawn: list[int] = []
         self._to_send = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
-    async def sample(self, request: bytes) -> pb.SampleResponse:
-        """The response to an encoded request. Raises StreamBroken. Cancelling it tells the server."""
+    def send(self, request: SampleRequest, head: pb.SampleRequest, fields: bytes) -> asyncio.Future[Sample]:
+        """The sample of a request, to come, or its error, or StreamBroken.
+
+        Its message is the head, which gets an id here, and then the fields, which are encoded.
+        """
         if self._running is None:
             self._running = asyncio.create_task(self._run())
-        number = next(self._ids)
-        answer: asyncio.Future[pb.SampleResponse] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
-        self._unsent.append(with_id(request, number))
+        head.id = number = next(self._ids)
+        answer: asyncio.Future[Sample] = self._running.get_loop().create_future()
+        self._waiting[number] = answer, request
+        self._unsent.append(head.SerializeToString() + fields)
         self._to_send.set()
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            if self._waiting.pop(number, None) is not None:
-                self._withdrawn.append(number)
-                self._to_send.set()
-            raise
+        return answer
+
+    def withdraw(self, number: int) -> None:
+        """Tell the server that the answer to the request with this id is not wanted any more."""
+        if self._waiting.pop(number, None) is not None:
+            self._withdrawn.append(number)
+            self._to_send.set()
 
     async def close(self) -> None:
         """End the stream; what is unanswered breaks."""
@@ -67,8 +74,7 @@ class SampleStream:
             writing = asyncio.create_task(self._write(call))
             while (body := await call.read()) is not grpc.aio.EOF:
                 for response in pb.SampleStreamResponse.FromString(body).responses:
-                    if (answer := self._waiting.pop(response.id, None)) is not None and not answer.done():
-                        answer.set_result(response)
+                    self._answer(response)
         except Exception as error:  # whatever ended it, those who wait must learn of it
             broken = error
         finally:
@@ -77,12 +83,24 @@ class SampleStream:
                 call.cancel()
             self._break(broken)
 
+    def _answer(self, response: pb.SampleResponse) -> None:
+        """Read a response, here and not where it is waited for: all of a message in a row take half as long."""
+        if (waiting := self._waiting.pop(response.id, None)) is None:
+            return
+        answer, request = waiting
+        if answer.done():
+            return
+        try:
+            answer.set_result(self._read(request, response))
+        except Exception as error:  # it is that of one call, and no matter of the others
+            answer.set_exception(error)
+
     def _break(self, cause: BaseException | None) -> None:
         waiting, self._waiting = self._waiting, {}
         self._unsent.clear()
         self._withdrawn.clear()
         self._running = None
-        for answer in waiting.values():
+        for answer, _ in waiting.values():
             if not answer.done():
                 error = StreamBroken()
                 error.__cause__ = cause

@@ -7,8 +7,9 @@ larger message and encoded again.
 
 from collections.abc import Iterable
 
+from google.protobuf.message import Message
+
 _FIRST_FIELD = b"\x0a"  # field 1, with a length: SampleStreamRequest.requests and SampleStreamResponse.responses
-_ID = b"\x08"  # field 1, an integer: SampleRequest.id
 
 
 def stream_message(items: Iterable[bytes]) -> bytes:
@@ -19,14 +20,13 @@ def stream_message(items: Iterable[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def with_id(request: bytes, number: int) -> bytes:
-    """An encoded request that has no id, with one."""
-    return b"".join((_ID, varint(number), request))
+def field_start(kind: type[Message], name: str, size: int) -> bytes:
+    """What comes before so many bytes of a field of bytes, or of a message."""
+    return varint(kind.DESCRIPTOR.fields_by_name[name].number << 3 | 2) + varint(size)
 
 
 def varint(number: int) -> bytes:
     """Seven bits a byte, the low ones first."""
     if number < 0x80:
         return bytes((number,))
-    low = number & 0x7F | 0x80
-    return bytes((low,)) + varint(number >> 7)
+    return bytes((number & 0x7F | 0x80,)) + varint(number >> 7)

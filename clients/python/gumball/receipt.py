@@ -29,7 +29,7 @@ def receipt_of(sample: Sample, logits: npt.ArrayLike) -> dict[str, Any]:
         **used,
         "tau": sample.tau.tolist(),
         "parameters": dict(sample.parameters),
-        request.source: _described(float32_of(request)),
+        request.parameters.source: _described(float32_of(request)),
         "outputs": {name: _described(array) for name, array in sample.outputs.items()},
     }
 
@@ -45,13 +45,13 @@ def verify_receipt(receipt: Mapping[str, Any], logits: npt.ArrayLike) -> list[st
         seeds = [int(seed) for seed in receipt["seeds"]] if "seeds" in receipt else None
         seed = None if seeds else int(receipt["seed"])
         request = request_of(receipt["parameters"], logits, seed, seeds, receipt["tau"])
-        source, outputs = receipt[request.source], receipt["outputs"]
+        source, outputs = receipt[request.parameters.source], receipt["outputs"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InvalidArgument):
             raise
         raise InvalidArgument(f"is no receipt of Gumball: {error!r}", "receipt") from error
     if _described(float32_of(request)) != source:
-        return [f"{request.source}: not those of the receipt"]
+        return [f"{request.parameters.source}: not those of the receipt"]
     redone = {name: _described(array) for name, array in answer(request).items()}
     if redone.keys() != outputs.keys():
         return [f"outputs: {', '.join(outputs)} instead of {', '.join(redone)}"]
