@@ -9,6 +9,7 @@ import numpy as np
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from gumball import contract
+from gumball.framing import field_start
 from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import (
@@ -130,21 +131,8 @@ def _tensor_start(output: Output, shape: tuple[int, ...]) -> bytes:
     """An output's tensor, up to its data, which come last."""
     dtype = pb.DATA_TYPE_INT32 if output in INTEGERS else pb.DATA_TYPE_FLOAT32
     size = 4 * math.prod(shape)
-    head = pb.Tensor(dtype=dtype, shape=shape).SerializeToString() + _key_of(pb.Tensor, "data") + _varint(size)
-    return _key_of(pb.SampleResponse, output) + _varint(len(head) + size) + head
-
-
-def _key_of(kind: type[Message], name: str) -> bytes:
-    """What comes before the length of a field of bytes or of a message."""
-    return _varint(kind.DESCRIPTOR.fields_by_name[name].number << 3 | 2)
-
-
-def _varint(number: int) -> bytes:
-    digits = bytearray()
-    while number > 127:
-        digits.append(number & 127 | 128)
-        number >>= 7
-    return bytes((*digits, number))
+    head = pb.Tensor(dtype=dtype, shape=shape).SerializeToString() + field_start(pb.Tensor, "data", size)
+    return field_start(pb.SampleResponse, output, len(head) + size) + head
 
 
 def encode_error(error: SamplingError, request_id: int, retry_after_seconds: float | None) -> bytes:
