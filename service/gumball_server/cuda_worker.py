@@ -11,7 +11,6 @@ are the same.
 import contextlib
 import queue
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -137,9 +136,21 @@ class _Lane:
             output = torch.empty(batch.output_elements, dtype=torch.int32, device=self._device)
             batch.draw(staged_in.to(self._device, non_blocking=True), prepared, output)
             staged_out.copy_(output[: batch.returned_elements], non_blocking=True)
-        if self._stream is not None:
-            self._stream.synchronize()
         return batch.drawn(staged_out.numpy())
 
-    def _on_stream(self) -> contextlib.AbstractContextManager[Any]:
-        return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+    @contextlib.contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        """What is launched in it goes on the stream, and is done after it.
+
+        Also if something fails: the next batch would be written over one that is still being copied, and kernels would
+        follow the addresses of both.
+        """
+        if self._stream is None:
+            yield
+            return
+        # The device first: leaving a stream of another one than the thread's own makes a context on the latter.
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            try:
+                yield
+            finally:
+                self._stream.synchronize()

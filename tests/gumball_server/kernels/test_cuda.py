@@ -32,7 +32,8 @@ def interpreted() -> Iterator[None]:
 with interpreted():
     pytest.importorskip("triton")
     torch = pytest.importorskip("torch")
-    from gumball_server.cuda_worker import CudaWorker
+    from fake_cuda import FakeCuda
+    from gumball_server.cuda_worker import LANES, CudaWorker
 
 # The interpreter computes with NumPy, which warns where a masked category meets infinity.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -205,6 +206,22 @@ def test_a_weight_or_a_bias_at_fault_is_named(worker: CudaWorker):
     ]
 
 
+def test_of_several_faults_every_device_names_the_same(worker: CudaWorker):
+    """Here three or more a row; also where each is found by another kernel."""
+    weights = {
+        "probs[0][2]: NaN": [0, 0, np.nan],
+        "probs[0][1]: NaN": [-1, np.nan, INF],
+        "probs[0][1]: negative": [INF, -1, 0],
+        "probs[0][2]: +inf": [0, 0, INF],
+        "probs[0]: no finite value": [0, 0, 0],
+        "without_replacement: row 0 has fewer than 2 categories left": [0, 0, 1],
+    }
+    given = {"without_replacement": 2}
+    requests = [Case(np.array([row], np.float32), DISTINCT, Source.PROBS, given).request() for row in weights.values()]
+    for each in (worker, open_worker(Settings().cache_path, 1)):
+        assert [str(error) for error in each.run(requests)] == list(weights)
+
+
 def test_the_published_vectors_are_given(worker: CudaWorker):
     """Those of few categories; the long ones take a device."""
     vectors = [vector for vector in VECTORS if vector.logits.size <= 1000]
@@ -285,3 +302,29 @@ def test_after_an_error_a_device_is_lost_that_does_not_give_the_published_vector
     tried = CudaWorker(torch.device("meta"), NoWorker(), worth_the_way=0, probe=probe)
     with pytest.raises(DeviceLostError if is_lost else NotImplementedError):
         tried.run([Case(normal(1, 20)).request()])
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+def test_batches_go_through_pinned_memory_that_is_kept(device: str):
+    """Grown for the larger, used again for the next; no GPU but its own is touched."""
+    with FakeCuda().installed() as fake:
+        worker = CudaWorker(torch.device(device), NoWorker(), worth_the_way=0)
+        for _ in range(LANES):
+            check(worker, Case(normal(1, 700), DENSE))
+        pinned = fake.pinned_bytes
+        assert pinned > 0
+        for categories in (40, 690):
+            check(worker, Case(normal(1, categories).astype(np.float16), DENSE))
+        assert fake.pinned_bytes == pinned
+        assert fake.contexts == {torch.device(device)}
+
+
+def test_a_batch_that_fails_is_copied_no_more_when_the_next_is_written():
+    """Of what the device has no memory for, the copies and some kernels may be under way when that shows."""
+    with FakeCuda(memory_bytes=100_000).installed():
+        worker = CudaWorker(torch.device("cuda:0"), NoWorker(), worth_the_way=0)
+        for _ in range(LANES):
+            with pytest.raises(torch.OutOfMemoryError):  # what the sweep leaves of each tile
+                worker.run([Case(normal(1, 1100), ("index",), given={"draws": 2000}).request()])
+        for _ in range(LANES):
+            check(worker, Case(normal(1, 50), DENSE))
