@@ -92,13 +92,18 @@ def open_cuda_worker(device: str, cpu: AnyWorker) -> CudaWorker:
     """
     probe = CudaWorker(torch.device(device), cpu, worth_the_way=0)
     check(probe)
-    for tiles in cuda.TILES_OF_A_SLICE:  # one batch each: the rows of a batch are cut alike
-        probe.run(list(_one_of_each(tiles * cuda.TILE_SIZE)))
+    warm_up(probe)
     return CudaWorker(torch.device(device), cpu, probe=probe)
 
 
+def warm_up(worker: CudaWorker) -> None:
+    """Launch all that a worker of everything can launch, so that no caller waits for the compiler."""
+    for tiles in cuda.TILES_OF_A_SLICE:  # one batch each: the rows of a batch are cut alike
+        worker.run(list(_one_of_each(tiles * cuda.TILE_SIZE)))
+
+
 def _one_of_each(categories: int) -> Iterator[SampleRequest]:
-    """Requests that take every way there is, so that no caller waits for the compiler."""
+    """Requests that take every way there is."""
     for dtype in LOGITS_DTYPES:
         logits = np.zeros((1, categories), dtype)
         for output in ("index", "soft", "log_prob"):
