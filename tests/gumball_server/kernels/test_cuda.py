@@ -281,7 +281,9 @@ def test_requests_and_outputs_go_through_shared_memory(worker: CudaWorker):
     channel, up = Channel(2 * SPARE_BYTES), threading.Event()
     remote = RemoteWorker("cuda:0", channel, NoWorker(), worth_the_way=0)
     remote.watch(lambda state: up.set())
-    threading.Thread(target=serve_worker, args=(lambda: worker, [channel], lambda _: None), daemon=True).start()
+    threading.Thread(
+        target=serve_worker, args=(lambda: worker, [channel], lambda _: None, 1 << 22), daemon=True
+    ).start()
     assert up.wait(10)
     cases = [
         Case(normal(2, 30), DENSE, given={"tau": [0.5, 2.0], "logit_bias": {3: 1.0, 4: None}}),
