@@ -5,12 +5,13 @@ for: what was to come in must not have changed until then, and what was to come 
 """
 
 import contextlib
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 
 
 class FakeStream:
@@ -37,55 +38,92 @@ class FakeStream:
         self._coming, self._leaving = [], []
 
 
-class FakeCuda(TorchFunctionMode):
-    """In it, tensors of CUDA devices are tensors of the CPU. For one thread."""
+class FakeEvent:
+    """The moment at which it was recorded."""
 
-    def __init__(self, memory_bytes: int = 1 << 30) -> None:
-        super().__init__()
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.seconds = time.perf_counter()
+
+    def synchronize(self) -> None: ...
+
+    def query(self) -> bool:
+        return False
+
+    def elapsed_time(self, end: "FakeEvent") -> float:
+        return 1e3 * (end.seconds - self.seconds)
+
+
+class _Current(threading.local):
+    """Device and stream of a thread."""
+
+    device = torch.device("cuda:0")
+    stream: FakeStream
+
+
+class FakeCuda:
+    """Once it is installed, tensors of CUDA devices are tensors of the CPU."""
+
+    def __init__(self, memory_bytes: int = 1 << 40) -> None:
         self.memory_bytes = memory_bytes  # that a single tensor may take
         self.pinned_bytes = 0  # that were ever asked for
         self.contexts: set[torch.device] = set()  # devices that have one: half a gigabyte each
-        self._current = torch.device("cuda:0")
-        self._stream = FakeStream(self._current)
+        self._current = _Current()
 
     @contextlib.contextmanager
     def installed(self) -> Iterator["FakeCuda"]:
-        with pytest.MonkeyPatch.context() as patch, self:
-            for name, fake in (("Stream", FakeStream), ("stream", self._on_stream), ("device", self._on_device)):
+        with pytest.MonkeyPatch.context() as patch:
+            fakes = {"Stream": FakeStream, "Event": FakeEvent, "stream": self._on_stream, "device": self._on_device}
+            for name, fake in fakes.items():
                 patch.setattr(torch.cuda, name, fake)
+            patch.setattr(torch.cuda, "is_available", lambda: True)
+            patch.setattr(torch.cuda, "get_device_name", lambda device: "no GPU")
+            for name in ("empty", "randn"):
+                patch.setattr(torch, name, self._made(getattr(torch, name)))
+            patch.setattr(torch.Tensor, "to", self._moved(torch.Tensor.to))
+            patch.setattr(torch.Tensor, "copy_", self._copied(torch.Tensor.copy_))
             yield self
 
     @contextlib.contextmanager
     def _on_stream(self, stream: FakeStream) -> Iterator[None]:
-        before = self._current, self._stream
-        self._current, self._stream = stream.device, stream
+        device = self._current.device
+        self._current.device, self._current.stream = stream.device, stream
         self.contexts.add(stream.device)
         yield
-        self._current, self._stream = before
-        self.contexts.add(self._current)  # its stream is set again, and that sets the device
+        self._current.device = device
+        self.contexts.add(device)  # its stream is set again, and that sets the device
+        del self._current.stream
 
     @contextlib.contextmanager
     def _on_device(self, device: torch.device) -> Iterator[None]:
-        before, self._current = self._current, device
+        before, self._current.device = self._current.device, device
         yield
-        self._current = before
+        self._current.device = before
 
-    def _empty(self, elements: int, dtype: torch.dtype, device: Any = None, pin_memory: bool = False) -> torch.Tensor:
-        size = elements * dtype.itemsize
-        if pin_memory:
-            self.pinned_bytes += size
-        elif size > self.memory_bytes:
-            raise torch.OutOfMemoryError
-        assert device in (None, torch.device("cpu"), self._current), "Triton launches on the current device"
-        return torch.empty(elements, dtype=dtype)
+    def _made(self, make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def made(*shape: Any, device: Any = "cpu", pin_memory: bool = False, **given: Any) -> torch.Tensor:
+            assert torch.device(device) in (torch.device("cpu"), self._current.device), "a kernel could not reach it"
+            tensor = make(*shape, **given)
+            if pin_memory:
+                self.pinned_bytes += tensor.nbytes
+            elif tensor.nbytes > self.memory_bytes:
+                raise torch.OutOfMemoryError
+            return tensor
 
-    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if function is torch.empty:
-            return self._empty(*args, **kwargs)
-        if function is torch.Tensor.to and args[1:] == (self._current,):
-            assert kwargs == {"non_blocking": True}
-            return self._stream.copy_in(args[0])
-        if function is torch.Tensor.copy_ and "non_blocking" in kwargs:
-            return self._stream.copy_out(*args)
-        return function(*args, **kwargs)
+        return made
+
+    def _moved(self, move: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def moved(tensor: torch.Tensor, to: Any, *, non_blocking: bool = False) -> torch.Tensor:
+            if to != self._current.device:
+                return move(tensor, to)
+            return self._current.stream.copy_in(tensor) if non_blocking else tensor.clone()
+
+        return moved
+
+    def _copied(self, copy: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def copied(target: torch.Tensor, source: torch.Tensor, *, non_blocking: bool = False) -> torch.Tensor:
+            return self._current.stream.copy_out(target, source) if non_blocking else copy(target, source)
+
+        return copied
