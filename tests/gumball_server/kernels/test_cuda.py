@@ -256,6 +256,40 @@ def test_the_most_likely_categories_are_listed(worker: CudaWorker):
     check(worker, Case(logits, ("index",), given={"top_log_probs": 6}))
 
 
+def random_case(random: np.random.Generator) -> Case:
+    """Any parameters together, and rows of many ties, masks and far values."""
+    rows, categories = int(random.integers(1, 3)), int(random.integers(1, 40))
+    values = np.round(random.standard_normal((rows, categories)) * random.choice([0, 1, 3, 50]), 1).astype(np.float32)
+    source = Source.PROBS if random.random() < 0.3 else Source.LOGITS
+    masked = random.random(values.shape) < random.choice([0, 0.5])
+    values[masked] = 0 if source is Source.PROBS else -INF
+    values = np.abs(values) if source is Source.PROBS else values
+    values[:, random.integers(categories)] = 0.5
+    most = min(categories, 3)
+    possible: dict[str, Any] = {
+        "temperature": 2.0 ** random.uniform(-3, 3, rows),
+        "tau": 2.0 ** random.uniform(-3, 3, rows),
+        "top_k": random.integers(most, categories + 2, rows).astype(np.uint32),
+        "top_p": random.uniform(0.5, 1, rows),
+        "min_p": random.uniform(0, 0.05, rows),
+        "logit_bias": {int(random.integers(categories)): 1.5},
+        "top_log_probs": most,
+        "draws": int(random.integers(1, 4)),
+        "first_draw": int(random.integers(2**31)),
+        "seeds": random.integers(2**63, size=rows).astype(np.uint64),
+    }
+    given = {name: value for name, value in possible.items() if random.random() < 0.3}
+    outputs = tuple(random.choice(sorted({*DENSE, *DISTRIBUTION}), random.integers(1, 5), replace=False).tolist())
+    stored = random.choice([np.asarray, np.float16, bfloat16])
+    return Case(stored(values), outputs, source, given)
+
+
+def test_random_requests_with_any_parameters_equal_the_contract(worker: CudaWorker):
+    """In one batch, so that requests of every kind share launches."""
+    random = np.random.default_rng(60)
+    check(worker, *(random_case(random) for _ in range(24)))
+
+
 class RecordingWorker:
     """A CPU worker that says which requests it got."""
 
