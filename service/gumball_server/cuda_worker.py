@@ -27,6 +27,8 @@ LANES = 2
 class CudaWorker:
     """Draws batches on one device; may be called from several threads at once."""
 
+    at_once = LANES
+
     def __init__(
         self,
         device: torch.device,

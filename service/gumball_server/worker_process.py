@@ -89,6 +89,8 @@ class Channel:
 class RemoteWorker:
     """Draws on a device whose worker is another process."""
 
+    at_once = 1  # has the shared memory
+
     def __init__(
         self,
         device: str,
