@@ -36,7 +36,11 @@ def expected(text: str) -> np.float32:
     return np.float32(float(json.loads(text)))
 
 
+FEW = ["0.5"] * 40  # at the ends numbers are not read many at a time
+
+
 def assert_reads(decimals: list[str]) -> None:
+    decimals = [*FEW, *decimals, *FEW]
     got = read(f'{{"logits":[{",".join(decimals)}]}}'.encode())
     assert got is not None, decimals
     want = np.array([expected(each) for each in decimals], np.float32)
@@ -68,6 +72,12 @@ def test_any_decimal_of_19_digits_is_rounded_right(digits: int, exponent: int, s
         assert_reads([decimal])
 
 
+@given(st.lists(st.from_regex(r"-?(0|[1-9][0-9]{0,17})\.[0-9]{1,20}", fullmatch=True), min_size=1))
+def test_any_decimal_with_a_point_is_rounded_right(decimals: list[str]):
+    """Of at most 19 digits, wherever the point is; longer ones may be the parser's."""
+    assert_reads([each for each in decimals if len(each.replace(".", "").lstrip("-0")) <= 19])
+
+
 def test_decimals_next_to_a_tie_are_rounded_right():
     """Half way between two float32, and the next decimals on both sides; half way between two float64 likewise."""
     generator = random.Random(1)
@@ -77,6 +87,10 @@ def test_decimals_next_to_a_tie_are_rounded_right():
         low, high = (struct.unpack("<f", struct.pack("<I", bits + i))[0] for i in (0, 1))
         tie = (low + high) / 2  # exact in float64
         decimals += [repr(tie), repr(math.nextafter(tie, 0)), repr(math.nextafter(tie, math.inf))]
+    for _ in range(3000):
+        tie = (generator.randrange(1 << 24, 1 << 25) | 1) * 2.0 ** generator.randrange(-28, -18)
+        near = [tie * (1 + steps * 2.0**-52) for steps in range(-7, 8)]
+        decimals += [f"{each:.{digits}f}" for each in near for digits in (15, 16, 17)]
     for _ in range(3000):
         odd = (generator.getrandbits(53) | 1 << 53) | 1  # 54 bits: half way between two float64
         decimals += [str(odd), str(odd - 1), str(odd + 1), f"{odd}e-3", f"{odd * 5}e-1"]
