@@ -10,12 +10,15 @@ import numpy as np
 from numba import njit, types
 
 from gumball_server.kernels._decimals import at, digits_at, number_at, plain_number
-from gumball_server.kernels._memory import COMPILED, INLINED
+from gumball_server.kernels._memory import COMPILED, INLINED, int64_at, stack
 from gumball_server.kernels._text import byte_at, commas_at, put_float32, starts, trailing_zeros
 from gumball_server.kernels.cache import kept
 
 BODY = types.Array(types.uint8, 1, "C", readonly=True)
 FOUND = types.UniTuple(types.int64, 8)
+TWICE = -1
+_MOST_MEMBERS = 32  # more than there are names
+_NAME_BYTES = 8 * _MOST_MEMBERS
 
 _QUOTE, _BACKSLASH, _COMMA, _COLON, _ZERO, _ONE, _BLANK = b'"\\,:01 '
 _OPEN, _CLOSE, _OPEN_OBJECT, _CLOSE_OBJECT = b"[]{}"
@@ -141,6 +144,18 @@ def _past_key(i, end):
 
 
 @njit(**COMPILED)
+def _was_given(name, names, count):
+    """Whether a name is one of `count`; they are addresses of text that ends with a quote."""
+    for earlier in names[:count]:
+        length = 0
+        while byte_at(earlier + length) == byte_at(name + length):
+            if byte_at(name + length) == _QUOTE:
+                return True
+            length += 1
+    return False
+
+
+@njit(**COMPILED)
 def _seed(i, end):
     """The seed at i, digits alone or in quotes, and where it ends: -1 where it is not plainly one."""
     quoted = np.int64(at(i, end) == _QUOTE)
@@ -164,8 +179,10 @@ def read_numbers(body: Any, out: Any) -> Any:
     Returns where the numbers start and end, their rows (0: it is one row without an outer list) and categories, and
     whether they are probs; then where the seed starts and ends, and the seed. An end is 0 where there is none that
     could be read. The body with any numbers instead of these is right if and only if it is right as it is. null is
-    -inf in logits and 0 in probs.
+    -inf in logits and 0 in probs. Where a member is given twice, its name starts at the first number and the second is
+    TWICE.
     """
+    names, members = int64_at(stack(_NAME_BYTES), _MOST_MEMBERS), 0
     first = np.int64(body.ctypes.data)
     end = first + body.shape[0]
     numbers = numbers_end = first  # that is, none
@@ -183,6 +200,12 @@ def read_numbers(body: Any, out: Any) -> Any:
         if i < 0:
             return nothing
         name += 1
+        if _was_given(name, names, members):
+            return name - first, TWICE, 0, 0, 0, 0, 0, np.int64(0)
+        if members == _MOST_MEMBERS:
+            return nothing
+        names[members] = name
+        members += 1
         i = _past_blanks(i, end)
         is_probs = starts(name, end, _PROBS)
         if is_probs or starts(name, end, _LOGITS):
@@ -193,8 +216,6 @@ def read_numbers(body: Any, out: Any) -> Any:
             rows, categories, i = _rows(i, first, end, np.int64(out.ctypes.data), masked)
             numbers_end = i
         elif starts(name, end, _SEED):
-            if seed_end != first:
-                return nothing
             seed_start = i
             seed, i = _seed(i, end)
             seed_end = i

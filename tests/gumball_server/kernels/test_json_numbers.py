@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 import pytest
-from gumball_server.kernels.json_numbers import read_numbers
+from gumball_server.kernels.json_numbers import TWICE, read_numbers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ def read(body: bytes) -> tuple[str, np.ndarray, bytes, int | None] | None:
     start, end, rows, categories, are_probs, seed_start, seed_end, seed = read_numbers(
         np.frombuffer(body, np.uint8), out
     )
-    if not end:
+    if not end or end == TWICE:
         return None
     cuts = sorted([(start, end)] + ([(seed_start, seed_end)] if seed_end else []), reverse=True)
     rest = body
@@ -180,9 +180,7 @@ def test_numbers_and_seed_are_found_among_any_other_members(document):
         '{"logits":[1',
         '{"logits":',
         '{"logits"',
-        '{"logits":[1],"logits":[2]}',
         '{"logits":[1],"probs":[2]}',
-        '{"logits":[1],"seed":1,"seed":2}',
         '{"logits":[1],"seed":-1}',
         '{"logits":[1],"seed":1.0}',
         '{"logits":[1],"seed":1e3}',
@@ -203,6 +201,22 @@ def test_numbers_and_seed_are_found_among_any_other_members(document):
 def test_what_is_not_plain_is_left_to_the_parser(body: str):
     """Which accepts it, or says what is wrong with it."""
     assert read(body.encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ('{"logits":[1],"logits":[2]}', "logits"),
+        ('{"seed":1,"logits":[1],"seed":2}', "seed"),
+        ('{"x":{"x":1},"ab":"x","x":1}', "x"),
+        ('{"":1,"abc":2,"ab":3,"":4', ""),
+    ],
+)
+def test_a_member_that_is_given_twice_is_told(body: str, name: str):
+    """By where its name starts."""
+    start, end, *_ = read_numbers(np.frombuffer(body.encode(), np.uint8), np.empty(len(body), np.float32))
+    assert end == TWICE
+    assert body[start:].startswith(f'{name}"')
 
 
 @given(st.binary(max_size=80) | st.text('{}[]",:logitsprobseed0123456789.-+eE \\n', max_size=60).map(str.encode))
