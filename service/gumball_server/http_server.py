@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
 from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gumball_server.domain import Reason, SampleResult, SamplingError
 from gumball_server.exchange import Ask, Count, Exchange
+from gumball_server.http_guard import PAGE_FILES
 from gumball_server.http_sample import OPERATION, PATH, STATUS, HeadReader, Reply, problem, traced
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
@@ -123,7 +125,9 @@ def create_app(
 
 def create_admin_app(metrics: Metrics, lifecycle: Lifecycle, info: Info) -> FastAPI:
     """Health, metrics and information, without sampling."""
-    app = FastAPI(title="Gumball", version=info.version, description=DESCRIPTION, redoc_url=None)
+    app = FastAPIOffline(
+        title="Gumball", version=info.version, description=DESCRIPTION, redoc_url=None, static_url=PAGE_FILES
+    )
     app.add_exception_handler(HTTPException, _http_problem)
 
     @app.head("/livez", include_in_schema=False)  # some load balancers ask so
