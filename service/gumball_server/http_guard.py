@@ -12,8 +12,11 @@ from gumball_server.security import Tokens
 
 # Whoever asks whether the service is well shows no token: no probe could. Nor does a browser that opens a page, and its
 # documents tell nothing of a server that they do not tell of all.
+_PROBES = ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready")
+_PAGES = ("/", "/docs", "/docs/oauth2-redirect", "/openapi.json")
+PAGE_FILES = "/docs/files"  # what the page of /docs loads
 OPEN_PATHS = frozenset(
-    ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/", "/docs", "/docs/oauth2-redirect", "/openapi.json")
+    (*_PROBES, *_PAGES, *(f"{PAGE_FILES}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")))
 )
 
 

@@ -7,6 +7,7 @@ answer one write. Everything else (chunked bodies, Expect, pipelined requests, o
 Clients send the same head again and again. One that the parser has read before is not parsed anew.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ GOODBYE_SECONDS = 3.0
 
 SHORT_HEAD_BYTES = 1 << 10  # of one that is remembered
 _HEAD_END = b"\r\n\r\n"
+# An offer of HTTP/2, which Java's own client makes with every request: as a server may, we leave it. To the parser it
+# would be the last that is HTTP, and the body lost. So it gets a name that says nothing.
+_UPGRADE, _NO_UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE), b"\r\nupgrade-ignored:"
 
 _URL = PATH.encode()
 _URL_WITH_QUERY = _URL + b"?"
@@ -126,7 +130,7 @@ class SampleProtocol(HttpToolsProtocol):
             seen = self._seen.get(data[:end])
             if seen is not None and self._is_allowed(seen.headers):
                 return self._take(self._begin(seen), data[end:])
-            super().data_received(data)
+            super().data_received(_UPGRADE.sub(_NO_UPGRADE, data[:end]) + data[end:])
             self._remember(data, end)
         else:
             super().data_received(data)
@@ -196,7 +200,7 @@ class SampleProtocol(HttpToolsProtocol):
             not (url == _URL or url.startswith(_URL_WITH_QUERY))
             or self.parser.get_method() != b"POST"
             or self.parser.get_http_version() != "1.1"
-            or self.parser.should_upgrade()
+            or self.parser.should_upgrade()  # then it came in pieces
             or self.expect_100_continue
             or not (cycle is None or cycle.response_complete)
             or (self._has_cors and any(name == b"origin" for name, _ in self.headers))

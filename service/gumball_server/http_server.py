@@ -1,12 +1,14 @@
 """The HTTP transport: `POST /sample` as a thin ASGI endpoint in front of a FastAPI application with the rest."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from functools import partial
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
 from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -14,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gumball_server.domain import Reason, SampleResult, SamplingError
 from gumball_server.exchange import Ask, Count, Exchange
+from gumball_server.http_guard import PAGE_FILES
 from gumball_server.http_sample import OPERATION, PATH, STATUS, HeadReader, Reply, problem, traced
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
@@ -30,29 +33,45 @@ class DisconnectedError(SamplingError):
         super().__init__(Reason.CANCELLED, "the client is gone")
 
 
-class SampleEndpoint:
-    """`POST /sample`, as an ASGI application."""
+class Endpoint(ABC):
+    """What answers requests through an exchange, as an ASGI application."""
+
+    operation: str  # for traces
 
     def __init__(self, exchange: Exchange, heads: HeadReader) -> None:
         self._exchange = exchange
-        self._heads = heads
+        self.heads = heads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        count = Count(OPERATION, lambda: scope["headers"])
+        count = Count(self.operation, lambda: scope["headers"])
         try:
-            reply = await self._exchange.answer(partial(self._ask, scope, receive), count)
+            reply = await self._exchange.answer(partial(self.ask, scope, receive), count)
         except DisconnectedError:
             return
         except SamplingError as error:
-            reply = problem(error)
+            reply = self.refusal(error)
         await send_reply(traced(reply, count.traceresponse), send)
 
-    async def _ask(self, scope: Scope, receive: Receive) -> Ask[Reply]:
+    @abstractmethod
+    async def ask(self, scope: Scope, receive: Receive) -> Ask[Reply]:
+        """Receive a request. Raises SamplingError."""
+
+    @abstractmethod
+    def refusal(self, error: SamplingError) -> Reply:
+        """An error as this endpoint tells it."""
+
+
+class SampleEndpoint(Endpoint):
+    """`POST /sample`."""
+
+    operation = OPERATION
+
+    async def ask(self, scope: Scope, receive: Receive) -> Ask[Reply]:
         started = asyncio.get_running_loop().time()
         if scope["method"] != "POST":
             raise SamplingError(Reason.METHOD, f"{scope['method']} is not offered here, only POST")
-        head = self._heads.read(scope["headers"])
-        body = await read_body(receive, self._heads)
+        head = self.heads.read(scope["headers"])
+        body = await read_body(receive, self.heads)
         return Ask(
             body_bytes=len(body),
             decode=lambda: head.body.decode(body, scope["query_string"]),
@@ -62,6 +81,9 @@ class SampleEndpoint:
             large_body=head.body.large,
             large_answer=head.answer.large,
         )
+
+    def refusal(self, error: SamplingError) -> Reply:
+        return problem(error)
 
 
 class Front:
@@ -103,7 +125,9 @@ def create_app(
 
 def create_admin_app(metrics: Metrics, lifecycle: Lifecycle, info: Info) -> FastAPI:
     """Health, metrics and information, without sampling."""
-    app = FastAPI(title="Gumball", version=info.version, description=DESCRIPTION, redoc_url=None)
+    app = FastAPIOffline(
+        title="Gumball", version=info.version, description=DESCRIPTION, redoc_url=None, static_url=PAGE_FILES
+    )
     app.add_exception_handler(HTTPException, _http_problem)
 
     @app.head("/livez", include_in_schema=False)  # some load balancers ask so

@@ -12,20 +12,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope
 
 from gumball_server.domain import MalformedError, SampleResult, SamplingError
-from gumball_server.exchange import Ask, Count, Exchange
-from gumball_server.http_sample import JSON, RAW, HeadReader, Reply, problem, request_timeout, traced
-from gumball_server.http_server import REASON, DisconnectedError, read_body, send_reply, while_connected
+from gumball_server.exchange import Ask, Exchange
+from gumball_server.http_sample import JSON, RAW, HeadReader, Reply, problem, request_timeout
+from gumball_server.http_server import REASON, Endpoint, read_body, while_connected
 from gumball_server.oip_model import Model
 from gumball_server.wire import oip
 from gumball_server.wire.oip_json import Inference
 
-OPERATION = "POST /v2/models/{name}/infer"
 HEAD_LENGTH = "inference-header-content-length"
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 def create_inference_app(exchange: Exchange, model: Model, heads: HeadReader) -> ASGIApp:
@@ -48,30 +47,18 @@ def create_inference_app(exchange: Exchange, model: Model, heads: HeadReader) ->
     return Starlette(routes=routes, exception_handlers={SamplingError: _refuse, HTTPException: _refuse})
 
 
-class InferEndpoint:
-    """Inference, as an ASGI application."""
+class InferEndpoint(Endpoint):
+    """Inference."""
 
-    def __init__(self, exchange: Exchange, heads: HeadReader) -> None:
-        self._exchange = exchange
-        self._heads = heads
+    operation = "POST /v2/models/{name}/infer"
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        count = Count(OPERATION, lambda: scope["headers"])
-        try:
-            reply = await self._exchange.answer(partial(self._ask, scope, receive), count)
-        except DisconnectedError:
-            return
-        except SamplingError as error:
-            reply = refusal(error)
-        await send_reply(traced(reply, count.traceresponse), send)
-
-    async def _ask(self, scope: Scope, receive: Receive) -> Ask[Reply]:
+    async def ask(self, scope: Scope, receive: Receive) -> Ask[Reply]:
         started = asyncio.get_running_loop().time()
         oip.check_model(**scope["path_params"])
         headers = dict(scope["headers"])
-        self._heads.check(headers)
+        self.heads.check(headers)
         timeout = request_timeout(headers)
-        body = await read_body(receive, self._heads)
+        body = await read_body(receive, self.heads)
         inference = Inference(body, _head_bytes(headers.get(HEAD_LENGTH.encode())))
         return Ask(
             body_bytes=len(body),
@@ -80,6 +67,9 @@ class InferEndpoint:
             deadline=None if timeout is None else started + timeout,
             attend=partial(while_connected, receive),
         )
+
+    def refusal(self, error: SamplingError) -> Reply:
+        return refusal(error)
 
 
 def refusal(error: SamplingError) -> Reply:
@@ -105,7 +95,7 @@ def _reply(inference: Inference, result: SampleResult) -> Reply:
     return Reply(HTTPStatus.OK, RAW, body, {HEAD_LENGTH: str(head_bytes)})
 
 
-def _telling(tell: Callable[..., Any]) -> Endpoint:
+def _telling(tell: Callable[..., Any]) -> Handler:
     """Answers what `tell` says, given the model and version of the path."""
 
     async def endpoint(request: Request) -> Response:
@@ -114,7 +104,7 @@ def _telling(tell: Callable[..., Any]) -> Endpoint:
     return endpoint
 
 
-def _telling_ready(model: Model) -> Endpoint:
+def _telling_ready(model: Model) -> Handler:
     async def endpoint(request: Request) -> Response:
         if request.path_params:
             oip.check_model(**request.path_params)

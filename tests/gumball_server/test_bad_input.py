@@ -480,6 +480,9 @@ BAD_JSON = [
     ("outputs as text", b'{"logits": [[0, 1]], "outputs": "index"}', 422, "outputs"),
     ("an odd name", b'{"logits": [[0, 1]], "a\\nb": 1}', 422, "a\nb"),
     ("members of the binary form", b'{"logits": [[0, 1]], "dtype": "float32"}', 422, "dtype"),
+    ("logits twice", b'{"logits": [0, 1], "seed": 1, "logits": [1, 0]}', 422, "logits"),
+    ("a seed twice", b'{"seed": 1, "logits": [0, 1], "seed": 1}', 422, "seed"),
+    ("any member twice", b'{"logits": [0, 1], "tau": 2, "mode": "soft", "tau": 3}', 422, "tau"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -490,6 +491,15 @@ def test_there_is_documentation_to_read(http):
     assert page.headers["content-type"].startswith("text/html")
     assert "/openapi.json" in page.text
     assert http.get("/", follow_redirects=True).status_code == 200
+
+
+def test_the_documentation_needs_no_other_host(http):
+    """Its scripts and styles are here: clusters may have no internet, and a public one could be tampered with."""
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', http.get("/docs").text)
+    assert len(loaded) >= 2
+    for path in loaded:
+        assert path.startswith("/docs/")
+        assert http.get(path).status_code == 200
 
 
 @pytest.fixture(scope="module")

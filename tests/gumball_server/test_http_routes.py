@@ -95,11 +95,15 @@ def chunked(body: bytes, size: int) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
+# As Java's own client and curl --http2 make with every request.
+OFFER_OF_HTTP2 = ("connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "http2-settings: AAEAAEAAAAIAAAAB")
+
 WAYS = {
     "short": lambda body: request(body),
     "a chunked body": lambda body: request(chunked(body, 7), "transfer-encoding: chunked", length=False),
     "HTTP/1.0": lambda body: request(body, "connection: keep-alive", version="1.0"),
     "a percent sign in the path": lambda body: request(body, path="/s%61mple"),
+    "an offer of HTTP/2": lambda body: request(body, *OFFER_OF_HTTP2),
     "an absolute target": lambda body: request(body, path="http://x/sample"),
 }
 
@@ -113,6 +117,18 @@ def test_an_answer_is_the_same_however_it_was_asked_for(connection: Connection, 
     assert answer.index == index_of(5)
     assert answer.headers.keys() - {"connection"} == {"date", "content-type", "content-length"}
     assert answer.headers["content-type"] == "application/json"
+
+
+def test_an_offer_of_another_protocol_is_left(connection: Connection):
+    """Again and again, on every path, and if the body comes later."""
+    for seed in range(3):
+        head, _, body = request(body_of(seed), *OFFER_OF_HTTP2).partition(b"\r\n\r\n")
+        connection.send(head + b"\r\n\r\n")
+        time.sleep(0.05)
+        connection.send(body)
+        assert connection.receive().index == index_of(seed)
+    connection.send(request(b"{}", *OFFER_OF_HTTP2, path="/v2/models/gumball/infer"))
+    assert "inputs" in json.loads(connection.receive().body)["error"]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -12,9 +12,10 @@ from numba import njit
 
 from gumball_server.kernels._memory import COMPILED, INLINED
 from gumball_server.kernels._text import (
+    as_bits,
     as_float64,
     byte_at,
-    eight_bytes_at,
+    decimal_before,
     leading_zeros,
     not_digits_at,
     product,
@@ -46,7 +47,7 @@ def _halves() -> np.ndarray[Any, np.dtype[np.uint64]]:
 
 
 _POWERS = _halves()  # [q - _LEAST, (high, low)]
-_TENS = 10 ** np.arange(9, dtype=np.uint64)
+_HALF_WAY, _NEAR = np.uint64(1 << 28), np.uint64(4)  # between two float32, in the bits that a float64 has besides
 _EXACT_TENS = 10.0 ** np.arange(23)  # those that a float64 holds exactly
 
 _MINUS, _PLUS, _POINT, _ZERO, _E = b"-+.0e"
@@ -104,54 +105,30 @@ def _rounded(digits, q):
 
 
 @njit(**INLINED)
-def _number_of(i, n):
-    """The number that n digits at i are, n from 0 to 8, where eight bytes can be read.
+def plain_number(i, stop):
+    """The float32 of the number from i to `stop`, and whether it is plainly one: digits, a point and digits.
 
-    It is put together of pairs, fours and eights, in one multiplication each, after zeros that take the place of what
-    follows.
+    There must be 32 bytes before i and behind it.
     """
-    others = np.uint64(4 * (8 - n))
-    word = (eight_bytes_at(i) & np.uint64(0x0F0F0F0F0F0F0F0F)) << others << others
-    word = word * np.uint64(2561) >> np.uint64(8)
-    word = (word & np.uint64(0x00FF00FF00FF00FF)) * np.uint64(6553601) >> np.uint64(16)
-    return (word & np.uint64(0x0000FFFF0000FFFF)) * np.uint64(42949672960001) >> np.uint64(32)
-
-
-@njit(**INLINED)
-def _with_digits(value, i, n):
-    """The value with n digits at i behind it."""
-    return value * _TENS[np.uint64(n)] + _number_of(i, n)
-
-
-@njit(**INLINED)
-def number_at(i, end, masked):
-    """The float32 of the number (or null: `masked`) at i, and where it ends: -1 where it is not plainly one."""
-    if i + 40 > end:  # what is read below
-        return _any_number_at(i, end, masked)
     is_negative = np.int64(byte_at(i) == _MINUS)
     start = i + is_negative
     stops = not_digits_at(start)
     before = trailing_zeros(stops)
-    stops &= stops - np.uint64(1)
-    after = trailing_zeros(stops) - before - 1
-    point = start + before
-    stop = point + 1 + after
+    after = stop - start - before - 1
     if not (
-        1 <= before <= 8
-        and byte_at(point) == _POINT
+        byte_at(start + before) == _POINT
+        and trailing_zeros(stops & (stops - np.uint64(1))) == stop - start
+        and before >= 1
         and 1 <= after <= _DIGITS - before
-        and byte_at(stop) | 32 != _E
         and (before == 1 or byte_at(start) != _ZERO)
     ):
-        return _any_number_at(i, end, masked)
-    value = _number_of(start, before)
-    value = _with_digits(value, point + 1, min(after, 8))
-    if after > 8:
-        value = _with_digits(value, point + 9, min(after - 8, 8))
-        if after > 16:
-            value = _with_digits(value, point + 17, after - 16)
-    number = _rounded(value, -after)
-    return -number if is_negative else number, stop
+        return np.float32(0.0), False
+    digits = np.int64(decimal_before(stop, before, after))
+    nearly = np.float64(digits) / _EXACT_TENS[np.uint64(after)]  # within two units of its last place
+    # What a float32 lacks of its bits says whether that matters. In one comparison: of two, one would be a coin's toss.
+    is_clear = digits >= 0 and (as_bits(nearly) & np.uint64(2**29 - 1)) - (_HALF_WAY - _NEAR) > _NEAR + _NEAR
+    number = np.float32(nearly)
+    return -number if is_negative else number, is_clear
 
 
 @njit(**INLINED)
@@ -176,8 +153,8 @@ def _significant(start, end):
 
 
 @njit(**COMPILED)
-def _any_number_at(i, end, masked):
-    """As `number_at`, in any notation."""
+def number_at(i, end, masked):
+    """The float32 of the number (or null: `masked`) at i, and where it ends: -1 where it is not plainly one."""
     if starts(i, end, _NULL):
         return masked, i + 4
     negative = at(i, end) == _MINUS

@@ -91,3 +91,9 @@ def int64_at(address, n):
 def uint64_at(address, n):
     """[n] uint64 at an address."""
     return carray(_pointer(address), (n,), np.uint64)
+
+
+@njit(**INLINED)
+def float64_at(address, n):
+    """[n] float64 at an address."""
+    return carray(_pointer(address), (n,), np.float64)

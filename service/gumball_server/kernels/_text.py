@@ -58,6 +58,56 @@ def not_digits_at(typingctx, address):
 
 
 @intrinsic
+def commas_at(typingctx, address):
+    """Which of the 64 bytes at an address are commas, the first byte the lowest bit."""
+
+    def codegen(context, builder, signature, args):
+        lanes = ir.VectorType(_BYTE, 64)
+        commas = builder.icmp_unsigned("==", _load(builder, args[0], lanes), lanes([ord(",")] * 64))
+        return builder.bitcast(commas, _WORD)
+
+    return types.uint64(types.int64), codegen
+
+
+@intrinsic
+def decimal_before(typingctx, end, before, after):
+    """The number of at most 19 digits that ends at an address, so many of them before a point and so many behind it.
+
+    The 33 bytes before the end must be there. Digits are moved over the point; neighbours are added up to numbers of 2,
+    4 and 8 digits, all at once.
+    """
+
+    def codegen(context, builder, signature, args):
+        end, before, after = args
+        bytes_, index = ir.VectorType(_BYTE, _LANES), ir.VectorType(_BYTE, _LANES)(list(range(_LANES)))
+
+        def from_lane(count):
+            lane = builder.insert_element(
+                bytes_(ir.Undefined), builder.trunc(builder.sub(_WORD(_LANES), count), _BYTE), _WORD(0)
+            )
+            first = builder.shuffle_vector(lane, lane, ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [0] * _LANES))
+            return builder.icmp_unsigned(">=", index, first)
+
+        behind, all_ = from_lane(after), from_lane(builder.add(before, after))
+        last = _load(builder, builder.sub(end, _WORD(_LANES)), bytes_)
+        moved = _load(builder, builder.sub(end, _WORD(_LANES + 1)), bytes_)
+        digits = builder.and_(builder.select(behind, last, moved), bytes_([0x0F] * _LANES))
+        x = builder.select(all_, digits, bytes_([0] * _LANES))
+        for bits, scale in ((16, 10), (32, 100), (64, 10_000)):
+            kind = ir.VectorType(ir.IntType(bits), 8 * _LANES // bits)
+            constant = lambda value: kind([value] * kind.count)  # noqa: E731, B023
+            x = builder.bitcast(x, kind)
+            high = builder.mul(builder.and_(x, constant((1 << bits // 2) - 1)), constant(scale))
+            x = builder.add(high, builder.lshr(x, constant(bits // 2)))
+        value = _WORD(0)
+        for lane in (1, 2, 3):
+            value = builder.add(builder.mul(value, _WORD(10**8)), builder.extract_element(x, _WORD(lane)))
+        return value
+
+    return types.uint64(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
 def _put(typingctx, address, value):
     """Put a value at an address."""
 
@@ -126,6 +176,16 @@ def bits_of(typingctx, x):
         return builder.bitcast(args[0], ir.IntType(32))
 
     return types.uint32(types.float32), codegen
+
+
+@intrinsic
+def as_bits(typingctx, x):
+    """The bits of a float64."""
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], _WORD)
+
+    return types.uint64(types.float64), codegen
 
 
 @intrinsic

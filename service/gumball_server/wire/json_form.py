@@ -112,6 +112,8 @@ def _decode_fast(body: bytes) -> SampleRequest | None:
     )
     if not end:
         return None
+    if end < 0:
+        raise invalid(body[start : body.index(b'"', start)].decode(errors="replace"), "is given twice")
     if not seed_end:
         rest = b"%b0%b" % (body[:start], body[end:])
     elif start < seed_start:

@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 import pytest
-from gumball_server.kernels.json_numbers import read_numbers
+from gumball_server.kernels.json_numbers import TWICE, read_numbers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ def read(body: bytes) -> tuple[str, np.ndarray, bytes, int | None] | None:
     start, end, rows, categories, are_probs, seed_start, seed_end, seed = read_numbers(
         np.frombuffer(body, np.uint8), out
     )
-    if not end:
+    if not end or end == TWICE:
         return None
     cuts = sorted([(start, end)] + ([(seed_start, seed_end)] if seed_end else []), reverse=True)
     rest = body
@@ -36,7 +36,11 @@ def expected(text: str) -> np.float32:
     return np.float32(float(json.loads(text)))
 
 
+FEW = ["0.5"] * 40  # at the ends numbers are not read many at a time
+
+
 def assert_reads(decimals: list[str]) -> None:
+    decimals = [*FEW, *decimals, *FEW]
     got = read(f'{{"logits":[{",".join(decimals)}]}}'.encode())
     assert got is not None, decimals
     want = np.array([expected(each) for each in decimals], np.float32)
@@ -68,6 +72,12 @@ def test_any_decimal_of_19_digits_is_rounded_right(digits: int, exponent: int, s
         assert_reads([decimal])
 
 
+@given(st.lists(st.from_regex(r"-?(0|[1-9][0-9]{0,17})\.[0-9]{1,20}", fullmatch=True), min_size=1))
+def test_any_decimal_with_a_point_is_rounded_right(decimals: list[str]):
+    """Of at most 19 digits, wherever the point is; longer ones may be the parser's."""
+    assert_reads([each for each in decimals if len(each.replace(".", "").lstrip("-0")) <= 19])
+
+
 def test_decimals_next_to_a_tie_are_rounded_right():
     """Half way between two float32, and the next decimals on both sides; half way between two float64 likewise."""
     generator = random.Random(1)
@@ -77,6 +87,10 @@ def test_decimals_next_to_a_tie_are_rounded_right():
         low, high = (struct.unpack("<f", struct.pack("<I", bits + i))[0] for i in (0, 1))
         tie = (low + high) / 2  # exact in float64
         decimals += [repr(tie), repr(math.nextafter(tie, 0)), repr(math.nextafter(tie, math.inf))]
+    for _ in range(3000):
+        tie = (generator.randrange(1 << 24, 1 << 25) | 1) * 2.0 ** generator.randrange(-28, -18)
+        near = [tie * (1 + steps * 2.0**-52) for steps in range(-7, 8)]
+        decimals += [f"{each:.{digits}f}" for each in near for digits in (15, 16, 17)]
     for _ in range(3000):
         odd = (generator.getrandbits(53) | 1 << 53) | 1  # 54 bits: half way between two float64
         decimals += [str(odd), str(odd - 1), str(odd + 1), f"{odd}e-3", f"{odd * 5}e-1"]
@@ -166,9 +180,7 @@ def test_numbers_and_seed_are_found_among_any_other_members(document):
         '{"logits":[1',
         '{"logits":',
         '{"logits"',
-        '{"logits":[1],"logits":[2]}',
         '{"logits":[1],"probs":[2]}',
-        '{"logits":[1],"seed":1,"seed":2}',
         '{"logits":[1],"seed":-1}',
         '{"logits":[1],"seed":1.0}',
         '{"logits":[1],"seed":1e3}',
@@ -189,6 +201,22 @@ def test_numbers_and_seed_are_found_among_any_other_members(document):
 def test_what_is_not_plain_is_left_to_the_parser(body: str):
     """Which accepts it, or says what is wrong with it."""
     assert read(body.encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ('{"logits":[1],"logits":[2]}', "logits"),
+        ('{"seed":1,"logits":[1],"seed":2}', "seed"),
+        ('{"x":{"x":1},"ab":"x","x":1}', "x"),
+        ('{"":1,"abc":2,"ab":3,"":4', ""),
+    ],
+)
+def test_a_member_that_is_given_twice_is_told(body: str, name: str):
+    """By where its name starts."""
+    start, end, *_ = read_numbers(np.frombuffer(body.encode(), np.uint8), np.empty(len(body), np.float32))
+    assert end == TWICE
+    assert body[start:].startswith(f'{name}"')
 
 
 @given(st.binary(max_size=80) | st.text('{}[]",:logitsprobseed0123456789.-+eE \\n', max_size=60).map(str.encode))
