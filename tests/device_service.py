@@ -15,6 +15,8 @@ IS_LOST_AT = 1_000_002
 class CpuDevice:
     """Draws with the CPU kernels, and fails where a test wants it to."""
 
+    at_once = 1
+
     def __init__(self, device: str, cpu: AnyWorker) -> None:
         self.device = device
         self._cpu = cpu

@@ -118,7 +118,8 @@ def _supervise(settings: Settings, security: Security, devices: Devices) -> int:
     def serve_device(name: str, ready: Ready) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # at a terminal everybody gets it; front ends have to drain
         with _told(f"the worker of {name}"):
-            serve_worker(lambda: devices.open(name, _open_cpu(settings)), [each[name] for each in channels], ready)
+            mine, open_device = [each[name] for each in channels], lambda: devices.open(name, _open_cpu(settings))
+            serve_worker(open_device, mine, ready, settings.max_batch_elements)
 
     frontends = [
         Part(f"front end {number}", partial(serve_frontend, number), metrics[number].forget_process)

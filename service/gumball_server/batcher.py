@@ -2,7 +2,7 @@
 
 Two lanes. Small requests are drawn on the event loop by the CPU, together with whatever else arrived in the same turn
 of it: a hop to another thread would cost more than their work, and so would a launch on a GPU. Large ones go to the
-thread of a device; while it computes one batch, the next is kept ready and further arrivals gather. So a small request
+threads of a device; while it computes one batch, the next is kept ready and further arrivals gather. So a small request
 never waits behind a large one, and an idle device never waits for company.
 
 Devices come and go. A batch goes to the one that has the fewest in hand. What one of them fails at, and what comes
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from gumball_server.domain import Reason, Run, SampleRequest, SampleResult, SamplingError
 from gumball_server.metrics import Drop, Metrics
-from gumball_server.worker import AnyWorker, DeviceLostError, Drawn
+from gumball_server.worker import AnyWorker, DeviceLostError, DeviceWorker, Drawn
 
 log = logging.getLogger("gumball.batcher")
 
@@ -30,7 +30,7 @@ log = logging.getLogger("gumball.batcher")
 SMALL_WORK = 1 << 17
 SOFT_WORK = 4
 SAMPLE_WORK = 32
-# Of each worker: one batch computed, one kept ready.
+# Of each worker: one batch computed, one kept ready or, by a device that can, copied meanwhile.
 HANDED_BATCHES = 2
 
 
@@ -93,13 +93,13 @@ class _Drawing(NamedTuple):
 
 
 class _Device:
-    """A worker, the thread that it has for large batches, and how many of these it has in hand."""
+    """A worker, the threads that it has for large batches, and how many of these it has in hand."""
 
-    __slots__ = ("handed", "thread", "worker")
+    __slots__ = ("handed", "threads", "worker")
 
-    def __init__(self, worker: AnyWorker) -> None:
+    def __init__(self, worker: AnyWorker, threads: int = 1) -> None:
         self.worker = worker
-        self.thread = ThreadPoolExecutor(1, f"gumball-{worker.device}")
+        self.threads = ThreadPoolExecutor(threads, f"gumball-{worker.device}")
         self.handed = 0
 
     def draw(self, requests: Sequence[SampleRequest]) -> list[Drawn]:
@@ -142,9 +142,9 @@ class Batcher:
         self._is_open = True
         self._metrics.worker_up.labels(cpu.device).set(1)
 
-    def attach(self, worker: AnyWorker) -> None:
+    def attach(self, worker: DeviceWorker) -> None:
         """A device can compute: from now on it gets the large batches, or its share."""
-        self._devices.append(_Device(worker))
+        self._devices.append(_Device(worker, worker.at_once))
         self._metrics.worker_up.labels(worker.device).set(1)
         self._on_devices(True)
         if not self._scheduled:
@@ -158,7 +158,7 @@ class Batcher:
     def _drop(self, device: _Device) -> None:
         if device in self._devices:
             self._devices.remove(device)
-            device.thread.shutdown(wait=False)
+            device.threads.shutdown(wait=False)
             self._metrics.worker_up.labels(device.worker.device).set(0)
             self._on_devices(bool(self._devices))
 
@@ -169,7 +169,7 @@ class Batcher:
     def close(self) -> None:
         """Stop the threads. What is still admitted stays unanswered: drain first."""
         for device in (*self._devices, self._cpu) if self._is_open else ():
-            device.thread.shutdown(cancel_futures=True)
+            device.threads.shutdown(cancel_futures=True)
             self._metrics.worker_up.labels(device.worker.device).set(0)
             device.worker.close()
 
@@ -308,7 +308,7 @@ class Batcher:
         device.handed += 1
         self._handed += 1
         running = asyncio.get_running_loop().run_in_executor(
-            device.thread, self._run, device, [pending.request for pending in batch]
+            device.threads, self._run, device, [pending.request for pending in batch]
         )
         running.add_done_callback(
             lambda done: None if done.cancelled() else self._take_back(device, batch, done.result())

@@ -11,7 +11,6 @@ are the same.
 import contextlib
 import queue
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,8 @@ LANES = 2
 
 class CudaWorker:
     """Draws batches on one device; may be called from several threads at once."""
+
+    at_once = LANES
 
     def __init__(
         self,
@@ -93,13 +94,18 @@ def open_cuda_worker(device: str, cpu: AnyWorker) -> CudaWorker:
     """
     probe = CudaWorker(torch.device(device), cpu, worth_the_way=0)
     check(probe)
-    for tiles in cuda.TILES_OF_A_SLICE:  # one batch each: the rows of a batch are cut alike
-        probe.run(list(_one_of_each(tiles * cuda.TILE_SIZE)))
+    warm_up(probe)
     return CudaWorker(torch.device(device), cpu, probe=probe)
 
 
+def warm_up(worker: CudaWorker) -> None:
+    """Launch all that a worker of everything can launch, so that no caller waits for the compiler."""
+    for tiles in cuda.TILES_OF_A_SLICE:  # one batch each: the rows of a batch are cut alike
+        worker.run(list(_one_of_each(tiles * cuda.TILE_SIZE)))
+
+
 def _one_of_each(categories: int) -> Iterator[SampleRequest]:
-    """Requests that take every way there is, so that no caller waits for the compiler."""
+    """Requests that take every way there is."""
     for dtype in LOGITS_DTYPES:
         logits = np.zeros((1, categories), dtype)
         for output in ("index", "soft", "log_prob"):
@@ -137,9 +143,21 @@ class _Lane:
             output = torch.empty(batch.output_elements, dtype=torch.int32, device=self._device)
             batch.draw(staged_in.to(self._device, non_blocking=True), prepared, output)
             staged_out.copy_(output[: batch.returned_elements], non_blocking=True)
-        if self._stream is not None:
-            self._stream.synchronize()
         return batch.drawn(staged_out.numpy())
 
-    def _on_stream(self) -> contextlib.AbstractContextManager[Any]:
-        return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+    @contextlib.contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        """What is launched in it goes on the stream, and is done after it.
+
+        Also if something fails: the next batch would be written over one that is still being copied, and kernels would
+        follow the addresses of both.
+        """
+        if self._stream is None:
+            yield
+            return
+        # The device first: leaving a stream of another one than the thread's own makes a context on the latter.
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            try:
+                yield
+            finally:
+                self._stream.synchronize()

@@ -60,6 +60,10 @@ class AnyWorker(Protocol):
 class DeviceWorker(AnyWorker, Protocol):
     """A worker for what can fail where the CPU goes on. Its `run` raises DeviceLostError when it has."""
 
+    @property
+    def at_once(self) -> int:
+        """How many batches it draws at once, from as many threads; more would wait in it."""
+
     def watch(self, told: Callable[[bool], None]) -> None:
         """Call `told`, from any thread, when the device can compute, and whenever that changes."""
 

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from gumball_server.domain import SampleRequest
+from gumball_server.gathering import Gathering
 from gumball_server.worker import WORTH_THE_WAY, AnyWorker, DeviceLostError, Drawn
 
 log = logging.getLogger("gumball.worker")
@@ -87,6 +88,8 @@ class Channel:
 
 class RemoteWorker:
     """Draws on a device whose worker is another process."""
+
+    at_once = 1  # has the shared memory
 
     def __init__(
         self,
@@ -169,13 +172,15 @@ def serve_worker(
     open_worker: Callable[[], AnyWorker],
     channels: Sequence[Channel],
     ready: Callable[[str], None],
+    max_elements: int,
     seconds: float = ANSWER_SECONDS,
 ) -> None:
     """Draw what comes over channels until the process is ended. Raises DeviceLostError if the device is lost.
 
+    What comes over several of them meanwhile is drawn together, up to `max_elements` (rows x draws x categories).
     Ends the process if a batch takes more than `seconds`, and says what its threads were at: another can be started.
     """
-    service = _Service(open_worker(), len(channels))
+    service = _Service(Gathering(open_worker(), max_elements), len(channels))
     for number, channel in enumerate(channels):
         threading.Thread(target=service.answer, args=(number, channel), daemon=True).start()
     ready(service.worker.device)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ from gumball_server.validation import sample_request
 from gumball_server.worker import Worker, check
 from kernel_cases import DENSE, DISTINCT, DISTRIBUTION, HARD, Case, bfloat16, normal
 
+THREADS = 3  # more than a worker has lanes, so that batches overlap and wait
+LENGTHS = (5, 256, 1000, 50_000)
+LONG, LONGEST = 1 << 20, 1 << 22
+
 
 def compare_bits(device: Any, rows: int) -> int:
     """How many requests differ."""
@@ -20,10 +25,12 @@ def compare_bits(device: Any, rows: int) -> int:
     check(worker)
     print("the published vectors agree")
     differing, done = 0, 0
-    for requests in _batches(rows):
-        for request, mine, expected in zip(requests, worker.run(requests), reference.run(requests), strict=True):
-            done += request.plan.rows
-            differing += not _same(mine, expected, request)
+    batches = list(_batches(rows))
+    with ThreadPoolExecutor(THREADS) as pool:
+        for requests, drawn in zip(batches, pool.map(worker.run, batches), strict=True):
+            for request, mine, expected in zip(requests, drawn, reference.run(requests), strict=True):
+                done += request.plan.rows
+                differing += not _same(mine, expected, request)
     print(f"{done} rows against the CPU kernels: {differing} requests differ")
     wrong = sum(not _agrees(case, drawn) for case, drawn in _drawn(worker, list(_cases())))
     print(f"every parameter against the NumPy contract: {wrong} requests differ")
@@ -71,7 +78,7 @@ def _same(mine: Any, expected: Any, request: SampleRequest) -> bool:
 
 def _cases() -> Iterator[Case]:
     """Every parameter that the device has kernels for, at lengths from one slice to many."""
-    for categories in (5, 256, 1000, 50_000):
+    for categories in LENGTHS:
         logits = normal(4, categories)
         for filters in ({"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.02}, {"top_k": 100, "top_p": 0.8, "min_p": 0.01}):
             yield Case(logits, DISTRIBUTION, given={**filters, "draws": 2})
@@ -81,8 +88,8 @@ def _cases() -> Iterator[Case]:
         yield Case(logits.astype(np.float16), DENSE, given={"logit_bias": {0: 2.0, categories - 1: None}})
         yield Case(bfloat16(logits), DISTRIBUTION, given={"temperature": 2.0})
         yield Case(np.abs(logits), (*HARD, *DISTRIBUTION[1:]), Source.PROBS)
-    yield Case(normal(1, 1 << 22), (*HARD, "entropy"))
-    yield Case(normal(1, 1 << 20), ("index", "soft", "log_soft"))
+    yield Case(normal(1, LONGEST), (*HARD, "entropy"))
+    yield Case(normal(1, LONG), ("index", "soft", "log_soft"))
 
 
 def _drawn(worker: Any, cases: list[Case]) -> Iterator[tuple[Case, Any]]:

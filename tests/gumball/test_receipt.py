@@ -30,8 +30,17 @@ def logits(rows: int = 3) -> np.ndarray:
     return (2 * np.random.default_rng(4).standard_normal((rows, 60))).astype(np.float16)
 
 
+LIGHT = """
+import sys
+sys.modules |= dict.fromkeys(["gumball_server", "numba", "torch", "fastapi", "uvicorn", "msgspec", "pydantic"])
+from gumball.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def verify(*files: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gumball.cli", "verify", *map(str, files)]
+    """By an interpreter that finds nothing but the light client."""
+    command = [sys.executable, "-c", LIGHT, "verify", *map(str, files)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

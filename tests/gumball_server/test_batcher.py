@@ -20,6 +20,8 @@ ROOM = Limits(
 class ScriptedWorker:
     """Keeps the batches it gets; each of more than one thread's work waits until it is let go."""
 
+    at_once = 1
+
     def __init__(self, fails: bool = False, device: str = "cpu", failure: type[Exception] = RuntimeError) -> None:
         self.device = device
         self.failure = failure
@@ -245,6 +247,21 @@ async def test_the_cpu_draws_what_a_device_fails_at(failure: type[Exception], ca
     assert value(metrics, "worker_up", device="cuda:0") == (not is_lost)
     assert told == ([True, False] if is_lost else [True])
     assert "failed on cuda:0" in caplog.text
+
+
+async def test_a_device_draws_as_many_batches_at_once_as_it_can():
+    """So that one is copied while another is computed; a third waits."""
+    device = ScriptedWorker(device="cuda:0")
+    device.at_once = 2
+    batcher, *_ = with_devices(device)
+    asked = [asyncio.ensure_future(batcher.sample(ask(LARGE, seed))) for seed in range(3)]
+    for _ in range(2):
+        assert await asyncio.to_thread(device.computing.acquire, timeout=10)
+    await settled()
+    assert sorted(device.seeds) == [[0], [1]]
+    device.permits.release(3)
+    await asyncio.gather(*asked)
+    batcher.close()
 
 
 async def test_devices_come_and_go():

@@ -361,7 +361,7 @@ class Hanging:
 channel, seen = Channel(SPARE_BYTES + (1 << 20)), []
 process = os.fork()
 if not process:
-    serve_worker(Hanging, [channel], print, seconds=1.0)
+    serve_worker(Hanging, [channel], print, 1 << 22, seconds=1.0)
 worker = RemoteWorker("cuda:0", channel, None, worth_the_way=0)
 worker.watch(seen.append)
 while not seen:

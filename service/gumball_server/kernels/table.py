@@ -19,14 +19,17 @@ class LogitsType(IntEnum):
 
 
 class RowStatus(IntEnum):
-    """What a kernel found in the logits of a row; anything but OK leaves that row's outputs undefined."""
+    """What a kernel found in the logits of a row; anything but OK leaves that row's outputs undefined.
+
+    The larger goes before: of a row with several faults, every device says the same.
+    """
 
     OK = 0
-    NAN = 1
-    POSITIVE_INFINITY = 2  # after the bias
-    NOTHING_FINITE = 3  # nothing that is not masked
+    TOO_FEW = 1  # categories left to draw `distinct` of
+    NOTHING_FINITE = 2  # nothing that is not masked
+    POSITIVE_INFINITY = 3  # after the bias
     NEGATIVE = 4  # of probs
-    TOO_FEW = 5  # categories left to draw `distinct` of
+    NAN = 5
 
 
 ROW = np.dtype(

@@ -32,7 +32,8 @@ def interpreted() -> Iterator[None]:
 with interpreted():
     pytest.importorskip("triton")
     torch = pytest.importorskip("torch")
-    from gumball_server.cuda_worker import CudaWorker
+    from fake_cuda import FakeCuda
+    from gumball_server.cuda_worker import LANES, CudaWorker
 
 # The interpreter computes with NumPy, which warns where a masked category meets infinity.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -205,6 +206,22 @@ def test_a_weight_or_a_bias_at_fault_is_named(worker: CudaWorker):
     ]
 
 
+def test_of_several_faults_every_device_names_the_same(worker: CudaWorker):
+    """Here three or more a row; also where each is found by another kernel."""
+    weights = {
+        "probs[0][2]: NaN": [0, 0, np.nan],
+        "probs[0][1]: NaN": [-1, np.nan, INF],
+        "probs[0][1]: negative": [INF, -1, 0],
+        "probs[0][2]: +inf": [0, 0, INF],
+        "probs[0]: no finite value": [0, 0, 0],
+        "without_replacement: row 0 has fewer than 2 categories left": [0, 0, 1],
+    }
+    given = {"without_replacement": 2}
+    requests = [Case(np.array([row], np.float32), DISTINCT, Source.PROBS, given).request() for row in weights.values()]
+    for each in (worker, open_worker(Settings().cache_path, 1)):
+        assert [str(error) for error in each.run(requests)] == list(weights)
+
+
 def test_the_published_vectors_are_given(worker: CudaWorker):
     """Those of few categories; the long ones take a device."""
     vectors = [vector for vector in VECTORS if vector.logits.size <= 1000]
@@ -239,6 +256,40 @@ def test_the_most_likely_categories_are_listed(worker: CudaWorker):
     check(worker, Case(logits, ("index",), given={"top_log_probs": 6}))
 
 
+def random_case(random: np.random.Generator) -> Case:
+    """Any parameters together, and rows of many ties, masks and far values."""
+    rows, categories = int(random.integers(1, 3)), int(random.integers(1, 40))
+    values = np.round(random.standard_normal((rows, categories)) * random.choice([0, 1, 3, 50]), 1).astype(np.float32)
+    source = Source.PROBS if random.random() < 0.3 else Source.LOGITS
+    masked = random.random(values.shape) < random.choice([0, 0.5])
+    values[masked] = 0 if source is Source.PROBS else -INF
+    values = np.abs(values) if source is Source.PROBS else values
+    values[:, random.integers(categories)] = 0.5
+    most = min(categories, 3)
+    possible: dict[str, Any] = {
+        "temperature": 2.0 ** random.uniform(-3, 3, rows),
+        "tau": 2.0 ** random.uniform(-3, 3, rows),
+        "top_k": random.integers(most, categories + 2, rows).astype(np.uint32),
+        "top_p": random.uniform(0.5, 1, rows),
+        "min_p": random.uniform(0, 0.05, rows),
+        "logit_bias": {int(random.integers(categories)): 1.5},
+        "top_log_probs": most,
+        "draws": int(random.integers(1, 4)),
+        "first_draw": int(random.integers(2**31)),
+        "seeds": random.integers(2**63, size=rows).astype(np.uint64),
+    }
+    given = {name: value for name, value in possible.items() if random.random() < 0.3}
+    outputs = tuple(random.choice(sorted({*DENSE, *DISTRIBUTION}), random.integers(1, 5), replace=False).tolist())
+    stored = random.choice([np.asarray, np.float16, bfloat16])
+    return Case(stored(values), outputs, source, given)
+
+
+def test_random_requests_with_any_parameters_equal_the_contract(worker: CudaWorker):
+    """In one batch, so that requests of every kind share launches."""
+    random = np.random.default_rng(60)
+    check(worker, *(random_case(random) for _ in range(24)))
+
+
 class RecordingWorker:
     """A CPU worker that says which requests it got."""
 
@@ -264,7 +315,9 @@ def test_requests_and_outputs_go_through_shared_memory(worker: CudaWorker):
     channel, up = Channel(2 * SPARE_BYTES), threading.Event()
     remote = RemoteWorker("cuda:0", channel, NoWorker(), worth_the_way=0)
     remote.watch(lambda state: up.set())
-    threading.Thread(target=serve_worker, args=(lambda: worker, [channel], lambda _: None), daemon=True).start()
+    threading.Thread(
+        target=serve_worker, args=(lambda: worker, [channel], lambda _: None, 1 << 22), daemon=True
+    ).start()
     assert up.wait(10)
     cases = [
         Case(normal(2, 30), DENSE, given={"tau": [0.5, 2.0], "logit_bias": {3: 1.0, 4: None}}),
@@ -285,3 +338,29 @@ def test_after_an_error_a_device_is_lost_that_does_not_give_the_published_vector
     tried = CudaWorker(torch.device("meta"), NoWorker(), worth_the_way=0, probe=probe)
     with pytest.raises(DeviceLostError if is_lost else NotImplementedError):
         tried.run([Case(normal(1, 20)).request()])
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+def test_batches_go_through_pinned_memory_that_is_kept(device: str):
+    """Grown for the larger, used again for the next; no GPU but its own is touched."""
+    with FakeCuda().installed() as fake:
+        worker = CudaWorker(torch.device(device), NoWorker(), worth_the_way=0)
+        for _ in range(LANES):
+            check(worker, Case(normal(1, 700), DENSE))
+        pinned = fake.pinned_bytes
+        assert pinned > 0
+        for categories in (40, 690):
+            check(worker, Case(normal(1, categories).astype(np.float16), DENSE))
+        assert fake.pinned_bytes == pinned
+        assert fake.contexts == {torch.device(device)}
+
+
+def test_a_batch_that_fails_is_copied_no_more_when_the_next_is_written():
+    """Of what the device has no memory for, the copies and some kernels may be under way when that shows."""
+    with FakeCuda(memory_bytes=100_000).installed():
+        worker = CudaWorker(torch.device("cuda:0"), NoWorker(), worth_the_way=0)
+        for _ in range(LANES):
+            with pytest.raises(torch.OutOfMemoryError):  # what the sweep leaves of each tile
+                worker.run([Case(normal(1, 1100), ("index",), given={"draws": 2000}).request()])
+        for _ in range(LANES):
+            check(worker, Case(normal(1, 50), DENSE))
