@@ -1,7 +1,7 @@
 """The gRPC transport: `gumball.v1.SamplingService`, health and reflection."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, NoReturn
@@ -157,6 +157,20 @@ class SamplingService:
         )
 
 
+class _Generic:
+    """A grpc.aio.Server that is given generic handlers only.
+
+    Generated code registers the same handlers by the names of their methods as well, and for each name the server waits
+    anew at every call of any.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        pass
+
+
 def create_server(
     exchange: Exchange,
     streams: Streams,
@@ -168,7 +182,8 @@ def create_server(
 ) -> grpc.aio.Server:
     """A server that has no address and is not started yet; `inference_handlers` are those of `inference.SERVICE`."""
     server = grpc.aio.server(interceptors=interceptors, options=_options(settings))
-    _add_services(server, SamplingService(LoneCall, exchange, streams, info), lifecycle, inference_handlers)
+    service = SamplingService(LoneCall, exchange, streams, info)
+    _add_services(_Generic(server), service, lifecycle, inference_handlers)
     return server
 
 
