@@ -60,7 +60,7 @@ class Count:
 class Call(Pending, Generic[T]):
     """A request that needs no coroutine."""
 
-    comes_alone = False  # its transport brings one a turn of the loop, so that it gains nothing by waiting for company
+    comes_alone = False  # its transport brings one a turn of the loop; see `Company`
 
     __slots__ = ("abandoned", "exchange", "has_large_body", "large_answer", "mode", "started", "traceresponse")
 
@@ -207,10 +207,10 @@ class Exchange:
     def _submit(self, call: Call[T], request: SampleRequest, deadline: float | None) -> None:
         self._decode_duration.observe(time.perf_counter() - call.started)
         call.mode = request.plan.mode
-        if call.comes_alone and self._batcher.draws_at_once(request):
+        if call.comes_alone and self._batcher.draws_alone(request):
             self.finish(call, self._batcher.draw(request))
         else:
-            self._batcher.submit(call, request, deadline)
+            self._batcher.submit(call, request, deadline, comes_alone=call.comes_alone)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
