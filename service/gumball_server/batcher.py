@@ -3,7 +3,8 @@
 Two lanes. Small requests are drawn on the event loop by the CPU, together with whatever else arrived in the same turn
 of it: a hop to another thread would cost more than their work, and so would a launch on a GPU. Large ones go to the
 thread of a device; while it computes one batch, the next is kept ready and further arrivals gather. So a small request
-never waits behind a large one, and an idle device never waits for company.
+never waits behind a large one, and an idle device never waits for company. Where a transport brings one small request a
+turn and many turns bring one, they wait for each other (see `Company`).
 
 Devices come and go. A batch goes to the one that has the fewest in hand. What one of them fails at, and what comes
 while there is none, the CPU draws: the bits are the same.
