@@ -3,7 +3,8 @@
 Two lanes. Small requests are drawn on the event loop by the CPU, together with whatever else arrived in the same turn
 of it: a hop to another thread would cost more than their work, and so would a launch on a GPU. Large ones go to the
 threads of a device; while it computes one batch, the next is kept ready and further arrivals gather. So a small request
-never waits behind a large one, and an idle device never waits for company.
+never waits behind a large one, and an idle device never waits for company. Where a transport brings one small request a
+turn, they wait for each other while the process is at its limit (see `Company`).
 
 Devices come and go. A batch goes to the one that has the fewest in hand. What one of them fails at, and what comes
 while there is none, the CPU draws: the bits are the same.
@@ -19,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from gumball_server.company import Company
 from gumball_server.domain import Reason, Run, SampleRequest, SampleResult, SamplingError
 from gumball_server.metrics import Drop, Metrics
 from gumball_server.worker import AnyWorker, DeviceLostError, DeviceWorker, Drawn
@@ -123,6 +125,7 @@ class Batcher:
         self._large: deque[Pending] = deque()
         self._handed = 0  # batches in threads
         self._scheduled = False
+        self._company = Company(self._dispatch)
         self._requests = 0  # admitted and not finished
         self._elements = 0
         self._idle = asyncio.Event()
@@ -202,8 +205,10 @@ class Batcher:
             raise drawn
         return SampleResult(request, drawn, 0, run.compute_ns, run)
 
-    def submit(self, pending: Pending, request: SampleRequest, deadline: float | None = None) -> None:
-        """Admit a request: `pending.done` is called with its outcome.
+    def submit(
+        self, pending: Pending, request: SampleRequest, deadline: float | None = None, *, comes_alone: bool = False
+    ) -> None:
+        """Admit a request: `pending.done` is called with its outcome. One that `comes_alone` waits for company.
 
         Raises SamplingError: UNAVAILABLE before there is a worker, TOO_LARGE or OVERLOADED where the queue cannot take
         it. Its outcome is DEADLINE when that passes first (in the loop's time), INVALID_ARGUMENT for logits that
@@ -220,6 +225,9 @@ class Batcher:
             pending.timer = asyncio.get_running_loop().call_at(deadline, self._expire, pending)
         if self.draws_at_once(request):
             self._small.append(pending)  # and gone before anybody could see it in a gauge
+            if comes_alone:
+                self._company.wait()
+                return
         else:
             self._large.append(pending)
             self._queue_elements.set(self._elements)
@@ -235,6 +243,10 @@ class Batcher:
     def _expire(self, pending: Pending) -> None:
         self.withdraw(pending, Drop.DEADLINE)
         pending.done(SamplingError(Reason.DEADLINE, "not done by its deadline"))
+
+    def draws_alone(self, request: SampleRequest) -> bool:
+        """Whether a request that comes alone is to be drawn at once, for it gains nothing by waiting for company."""
+        return self.draws_at_once(request) and not self._company.pays()
 
     @staticmethod
     def draws_at_once(request: SampleRequest) -> bool:

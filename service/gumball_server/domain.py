@@ -26,6 +26,8 @@ MAX_COUNT = 2**32  # of the numbers that rows and draws can have
 class Mode(StrEnum):
     """What a request is answered with when it does not name its outputs."""
 
+    __hash__ = str.__hash__  # Enum's is written in Python, and this is the key of many a lookup
+
     HARD = "hard"
     SOFT = "soft"
     STRAIGHT_THROUGH = "straight_through"
@@ -34,7 +36,7 @@ class Mode(StrEnum):
 class Output(StrEnum):
     """An array of the answer."""
 
-    __hash__ = str.__hash__  # Enum's is written in Python, and this is the key of many a lookup
+    __hash__ = str.__hash__  # see `Mode`
 
     INDEX = "index"  # [rows, draws] int32
     ONE_HOT = "one_hot"  # [rows, draws, categories]; float32, as all that follow but top_index
@@ -57,6 +59,8 @@ NEED_NOISE = frozenset((Output.SOFT, Output.LOG_SOFT, Output.SCORE))  # and so a
 
 class Reason(StrEnum):
     """Why there is no result. Each transport maps it, once, to its own status."""
+
+    __hash__ = str.__hash__  # see `Mode`
 
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
     TOO_LARGE = "TOO_LARGE"

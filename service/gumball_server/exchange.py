@@ -60,7 +60,7 @@ class Count:
 class Call(Pending, Generic[T]):
     """A request that needs no coroutine."""
 
-    comes_alone = False  # its transport brings one a turn of the loop, so that it gains nothing by waiting for company
+    comes_alone = False  # its transport brings one a turn of the loop; see `Company`
 
     __slots__ = ("abandoned", "exchange", "has_large_body", "large_answer", "mode", "started", "traceresponse")
 
@@ -114,13 +114,15 @@ class Exchange:
         self._encode_duration = metrics.encode_duration.labels(transport)
         self._inflight = metrics.inflight.labels()
         self._answering = 0
-        self._idle = asyncio.Event()
+        self._idle = asyncio.Event()  # set, but for when somebody waits for it
         self._idle.set()
         self._in_threads: set[asyncio.Task[None]] = set()  # the loop keeps only weak references
 
     async def idle(self) -> None:
         """Return once every request that was received is answered."""
-        await self._idle.wait()
+        while self._answering:
+            self._idle.clear()
+            await self._idle.wait()
 
     async def answer(self, receive: Callable[[], Awaitable[Ask[T]]], count: Count) -> T:
         """Receive, decode, sample, encode.
@@ -163,7 +165,6 @@ class Exchange:
         """A call begins to arrive; `begin` or `abandon` follows."""
         self._answering += 1
         self._inflight.add()
-        self._idle.clear()
 
     def count_refusal(self, error: SamplingError) -> None:
         """Count a request that was refused before it was read."""
@@ -206,10 +207,10 @@ class Exchange:
     def _submit(self, call: Call[T], request: SampleRequest, deadline: float | None) -> None:
         self._decode_duration.observe(time.perf_counter() - call.started)
         call.mode = request.plan.mode
-        if call.comes_alone and self._batcher.draws_at_once(request):
+        if call.comes_alone and self._batcher.draws_alone(request):
             self.finish(call, self._batcher.draw(request))
         else:
-            self._batcher.submit(call, request, deadline)
+            self._batcher.submit(call, request, deadline, comes_alone=call.comes_alone)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -247,12 +248,12 @@ class Exchange:
 
     def _close(self, count: Count | Call[T], error: SamplingError | None = None) -> float:
         """Count a request under its outcome. Returns the seconds that it took."""
-        mode = count.mode.value if count.mode else "invalid"
+        mode = count.mode or "invalid"
         seconds = time.perf_counter() - count.started
         metrics = self._metrics
         self._inflight.add(-1)
         metrics.request_duration.labels(self._transport, mode).observe(seconds)
-        metrics.requests.labels(self._transport, mode, "OK" if error is None else error.reason.value).add()
+        metrics.requests.labels(self._transport, mode, "OK" if error is None else error.reason).add()
         self._answering -= 1
         if not self._answering:
             self._idle.set()

@@ -59,8 +59,11 @@ class Messages:
         """The one message of a request that has just one."""
         self._buffer = data = await self._more()
         size = len(data) - grpc_protocol.PREFIX_BYTES
-        if self._ended and 0 <= size <= self._max_bytes and data.startswith(grpc_protocol.prefix(size)):
-            return data[grpc_protocol.PREFIX_BYTES :]  # it is all here, as it mostly is
+        if 0 <= size <= self._max_bytes and data.startswith(grpc_protocol.prefix(size)):  # it is all here, as mostly
+            if not self._ended:
+                self._buffer += await self._more()  # the end comes by itself
+            if self._ended and len(self._buffer) == len(data):
+                return data[grpc_protocol.PREFIX_BYTES :]
         message = await self.next()
         if message is None or await self.next() is not None:
             raise MalformedError("the request must have one message")

@@ -1,7 +1,7 @@
 """The gRPC transport: `gumball.v1.SamplingService`, health and reflection."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, NoReturn
@@ -20,7 +20,7 @@ from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleR
 from gumball_server.exchange import LARGE_BYTES, Ask, Call, Count, Exchange, Headers
 from gumball_server.grpc_asgi import Check, GrpcApplication
 from gumball_server.grpc_protocol import Metadata
-from gumball_server.grpc_stream import Streams, deadline_of
+from gumball_server.grpc_stream import Streams, deadline_in, deadline_of
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
 from gumball_server.settings import Settings
@@ -51,7 +51,7 @@ MIN_PING_INTERVAL_MS = 10_000  # clients behind proxies that drop idle connectio
 class SampleCall(Call[bytes]):
     """A small request."""
 
-    __slots__ = ("_body", "_context", "_ended", "_id", "_response")
+    __slots__ = ("_body", "_context", "_id", "_outcome", "_waiting")
 
     operation = SAMPLE
 
@@ -60,25 +60,34 @@ class SampleCall(Call[bytes]):
         self._body = body
         self._context = context
         self._id = 0
-        self._response: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._ended = False  # and counted
+        self._outcome: bytes | SamplingError | None = None  # once it has ended, and is counted
+        self._waiting: asyncio.Future[bytes | SamplingError] | None = None  # if that is not at once
 
     async def response(self) -> bytes:
         """What it comes to. Raises SamplingError; cancelling it withdraws the request."""
         self.exchange.open()
         self.exchange.begin(self)
-        try:
-            return await self._response
-        except asyncio.CancelledError:
-            if not (self._ended or _is_due(self._context)):
-                self.exchange.abandon(self)
-            raise
+        outcome = self._outcome
+        if outcome is None:
+            self._waiting = asyncio.get_running_loop().create_future()
+            try:
+                outcome = await self._waiting
+            except asyncio.CancelledError:
+                if self._outcome is None and not _is_due(self._context):
+                    self.exchange.abandon(self)
+                raise
+        if isinstance(outcome, SamplingError):
+            raise outcome
+        return outcome
 
     def headers(self) -> Headers:
         headers: Headers = self._context.invocation_metadata()
         return headers
 
     def decode(self) -> tuple[SampleRequest, float | None]:
+        if (seen := message.decode_seen(self._body)) is not None:
+            request, self._id = seen
+            return request, deadline_in(self._context.time_remaining())
         parsed = parse(pb.SampleRequest, self._body)
         self._id = parsed.id
         return message.decode(parsed), deadline_of(parsed, self._context.time_remaining())
@@ -87,14 +96,15 @@ class SampleCall(Call[bytes]):
         return message.encode(result, self._id)
 
     def reply(self, answer: bytes) -> None:
-        self._ended = True
-        if not self._response.done():
-            self._response.set_result(answer)
+        self._end(answer)
 
     def refuse(self, error: SamplingError) -> None:
-        self._ended = True
-        if not self._response.done():
-            self._response.set_exception(error)
+        self._end(error)
+
+    def _end(self, outcome: bytes | SamplingError) -> None:
+        self._outcome = outcome
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(outcome)
 
 
 class LoneCall(SampleCall):
@@ -157,6 +167,20 @@ class SamplingService:
         )
 
 
+class _Generic:
+    """A grpc.aio.Server that is given generic handlers only.
+
+    Generated code registers the same handlers by the names of their methods as well, and for each name the server waits
+    anew at every call of any.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        pass
+
+
 def create_server(
     exchange: Exchange,
     streams: Streams,
@@ -168,7 +192,8 @@ def create_server(
 ) -> grpc.aio.Server:
     """A server that has no address and is not started yet; `inference_handlers` are those of `inference.SERVICE`."""
     server = grpc.aio.server(interceptors=interceptors, options=_options(settings))
-    _add_services(server, SamplingService(LoneCall, exchange, streams, info), lifecycle, inference_handlers)
+    service = SamplingService(LoneCall, exchange, streams, info)
+    _add_services(_Generic(server), service, lifecycle, inference_handlers)
     return server
 
 

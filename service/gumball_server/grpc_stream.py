@@ -98,7 +98,12 @@ def deadline_of(request: pb.SampleRequest, remaining: float | None = None) -> fl
     """The deadline of a request, in the loop's time, whose call has `remaining` seconds left. Raises SamplingError."""
     if (timeout := message.timeout(request)) is not None:
         remaining = timeout if remaining is None else min(timeout, remaining)
-    return None if remaining is None else asyncio.get_running_loop().time() + remaining
+    return deadline_in(remaining)
+
+
+def deadline_in(seconds: float | None) -> float | None:
+    """The same in so many seconds, or never."""
+    return None if seconds is None else asyncio.get_running_loop().time() + seconds
 
 
 class Stream:

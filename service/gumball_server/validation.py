@@ -25,6 +25,7 @@ from gumball_server.domain import (
     invalid,
 )
 
+SEEDS_AT_ONCE = 512  # the system takes longer to draw one than we to read a short request
 _ABOVE_ZERO = math.ulp(0.0)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -76,9 +77,18 @@ def sample_request(logits: Array, given: Parameters, source: Source = Source.LOG
     return SampleRequest(logits, seed, plan)
 
 
+_seeds: list[int] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_seeds.clear)  # else two processes would hand out the same
+
+
 def draw_seed() -> int:
     """A seed for a request that brings none."""
-    return int.from_bytes(os.urandom(8))
+    while True:
+        try:
+            return _seeds.pop()  # in one step, whatever other threads do
+        except IndexError:
+            _seeds.extend(memoryview(os.urandom(8 * SEEDS_AT_ONCE)).cast("Q"))
 
 
 def check_shape(field: str, shape: Sequence[int]) -> None:

@@ -128,7 +128,13 @@ def open_worker(cache: Path, threads: int) -> Worker:
 
     with compiled_beside(cache, "gumball_server.kernels._shaped_rows"):
         use_cache(cache)  # before what is compiled is imported, and Numba asks where to keep it
-        from gumball_server.kernels import _plain_rows, addresses, json_numbers, json_text  # noqa: F401 - compiled on import
+        from gumball_server.kernels import (  # noqa: F401 - compiled on import
+            _plain_rows,
+            addresses,
+            json_numbers,
+            json_text,
+            request_fields,
+        )
     from gumball_server.kernels import cpu
 
     worker = Worker(cpu.sample_rows, threads)

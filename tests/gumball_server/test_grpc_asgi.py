@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import itertools
 import logging
 import socket
 import zlib
@@ -234,13 +235,18 @@ def scope_of(path: str, headers: dict[bytes, bytes] = CALL, **more) -> dict:
     } | more
 
 
-async def answer(body: bytes, path: str = "/test.Service/echo", **scope) -> tuple[int, dict[bytes, bytes]]:
-    """The status of HTTP and all headers and trailers of a response."""
+async def answer(
+    body: bytes, path: str = "/test.Service/echo", cuts: tuple[int, ...] = (3,), **scope
+) -> tuple[int, dict[bytes, bytes]]:
+    """The status of HTTP and all headers and trailers of a response to a body that arrives in pieces."""
     sent = []
-    arriving = iter([{"type": "http.request", "body": body[:3], "more_body": True}])
+    pieces = iter([body[start:end] for start, end in itertools.pairwise((0, *cuts, len(body)))])
+    left = len(cuts) + 1
 
     async def receive():
-        return next(arriving, {"type": "http.request", "body": body[3:]})
+        nonlocal left
+        left -= 1
+        return {"type": "http.request", "body": next(pieces), "more_body": left > 0}
 
     async def send(event):
         sent.append(event)
@@ -288,6 +294,25 @@ async def test_a_malformed_call_is_refused(method, body, headers, status):
         status = OK  # a stream may have any number of messages
     assert (http, told[b"grpc-status"]) == (200, status)
     assert told[b"grpc-accept-encoding"] == b"identity,gzip,deflate"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (framed(b"message"), OK),
+        (framed(b""), OK),
+        (framed(b"one") + framed(b"two"), INVALID),
+        (framed(b"one") + b"\0", INVALID),
+        (framed(b"message")[:-1], INVALID),
+        (b"", INVALID),
+    ],
+)
+async def test_a_body_may_arrive_in_any_pieces(body, status):
+    """Its end with the last of them, or by itself."""
+    for cuts in itertools.combinations_with_replacement(range(len(body) + 1), 2):
+        for pieces in ((), cuts[:1], cuts, (*cuts, len(body))):
+            http, told = await answer(body, cuts=pieces)
+            assert (http, told[b"grpc-status"]) == (200, status), pieces
 
 
 @pytest.mark.parametrize(

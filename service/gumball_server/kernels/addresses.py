@@ -21,6 +21,6 @@ def _address(array: Any) -> Any:
 def address_of(array: Any) -> int:
     """The address of an array in C order, quickly for logits [rows, categories] and for outputs."""
     try:
-        return int(_address(array))
+        return _address(array)  # type: ignore[no-any-return]
     except TypeError:  # of another kind
         return int(array.__array_interface__["data"][0])

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from gumball import contract
 from gumball.framing import field_start
@@ -40,6 +40,37 @@ _MODES = {pb.Mode.Value(f"MODE_{mode.name}"): mode.value for mode in Mode}
 def decode(message: pb.SampleRequest) -> SampleRequest:
     """The request in a message, which may lose its logits and seed. Raises SamplingError naming the field at fault."""
     return _decode_fast(message) or _decode(message)
+
+
+def decode_seen(body: bytes) -> tuple[SampleRequest, int] | None:
+    """The request and id in a message like one that was seen before; None where a parser has to judge it as a whole."""
+    id_end, start, end, seed_start, seed_end, request_id, found = _find_fields()(body)
+    rest = body[id_end:start] + body[end:seed_start] + body[seed_end:]
+    if not end or len(rest) > _SHORT_BYTES:
+        return None
+    plan = _planned(rest, start - id_end, end - start)
+    seed = found if seed_end > seed_start else None
+    if plan is None or (seed is not None and plan.seeds is not None):
+        return None
+    logits: Array = np.ndarray((plan.rows, plan.categories), plan.dtype, body[start:end])
+    return SampleRequest(logits, draw_seed() if seed is None and plan.seeds is None else seed, plan), request_id
+
+
+@cache
+def _find_fields() -> Callable[[bytes], tuple[int, ...]]:
+    """Compiled on import, and so not imported before `open_worker` has said where to keep it."""
+    from gumball_server.kernels.request_fields import find_fields
+
+    return find_fields  # type: ignore[no-any-return]
+
+
+@lru_cache(1 << 10)
+def _planned(rest: bytes, start: int, data_bytes: int) -> Plan | None:
+    """The plan in a message but for its id, its seed, and so many bytes of logits that were at `start`."""
+    try:
+        return _decode(pb.SampleRequest.FromString(rest[:start] + bytes(data_bytes) + rest[start:])).plan
+    except (DecodeError, SamplingError):
+        return None
 
 
 def _decode_fast(message: pb.SampleRequest) -> SampleRequest | None:
