@@ -20,6 +20,7 @@ import uvloop
 from prometheus_client import disable_created_metrics
 
 from gumball_server.batcher import Batcher, Limits
+from gumball_server.company import Load
 from gumball_server.devices import CudaDevices, DeviceError, Devices
 from gumball_server.exchange import Exchange
 from gumball_server.frontends import Part, Supervisor
@@ -145,7 +146,7 @@ async def serve(
 ) -> None:
     """Listen, load the kernels, tell that all is ready and where, serve, drain."""
     lifecycle = Lifecycle()
-    batcher = Batcher(_limits(settings), metrics)
+    batcher = Batcher(_limits(settings), metrics, Load(settings.cpu_threads).share)
     tracing = _tracing_type()(settings) if settings.trace_endpoint else None
     exchange_of = tracing.exchange if tracing else Exchange
     with _stop_signals() as stop:

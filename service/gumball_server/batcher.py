@@ -114,7 +114,8 @@ class _Device:
 class Batcher:
     """Lives on one event loop; every method must be called there."""
 
-    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, limits: Limits, metrics: Metrics, load: Callable[[], float] = lambda: 0.0) -> None:
+        """`load` tells how busy the process is: see `Company`."""
         self._limits = limits
         self._metrics = metrics
         self._is_open = False
@@ -125,7 +126,7 @@ class Batcher:
         self._large: deque[Pending] = deque()
         self._handed = 0  # batches in threads
         self._scheduled = False
-        self._company = Company(self._dispatch)
+        self._company = Company(self._dispatch, load)
         self._requests = 0  # admitted and not finished
         self._elements = 0
         self._idle = asyncio.Event()

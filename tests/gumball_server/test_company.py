@@ -1,9 +1,12 @@
 """Requests that come one by one, to a batcher with a worker that keeps what it draws."""
 
 import asyncio
+import time
+from collections.abc import Callable
 
 import numpy as np
 from gumball_server.batcher import Batcher, Limits
+from gumball_server.company import NOT_BUSY, WINDOW_SECONDS, Load
 from gumball_server.domain import Output, Parameters, SampleRequest
 from gumball_server.exchange import Call, Exchange
 from gumball_server.metrics import Metrics
@@ -52,9 +55,10 @@ class Lone(Call[bytes]):
         raise error
 
 
-def opened() -> tuple[Exchange, Batcher, Worker]:
+def opened(load: Callable[[], float] = lambda: 1.0) -> tuple[Exchange, Batcher, Worker]:
+    """In a process that is as busy as it can be, or as it is told."""
     metrics, worker = Metrics("test"), Worker()
-    batcher = Batcher(ROOM, metrics)
+    batcher = Batcher(ROOM, metrics, load)
     batcher.open(worker)
     return Exchange("grpc", batcher, metrics), batcher, worker
 
@@ -84,7 +88,7 @@ async def test_of_one_caller_hardly_a_request_waits():
         call = begin(exchange)
         waited += not call.ended.is_set()
         await call.ended.wait()
-    assert waited <= 4
+    assert waited <= 6
     assert worker.batches == [1] * 4000
 
 
@@ -120,3 +124,34 @@ async def test_who_does_not_come_alone_is_not_kept_waiting_by_those_who_do():
         await asyncio.sleep(0)
     assert sampling.done()
     assert worker.batches == [2]
+
+
+async def test_nobody_waits_where_there_is_time_to_spare():
+    exchange, _, worker = opened(lambda: 0.8)
+    await callers(exchange, 40, calls=50)
+    assert worker.batches == [1] * 2000
+
+
+async def test_once_there_is_time_again_nobody_waits():
+    load = [1.0]
+    exchange, _, worker = opened(lambda: load[0])
+    await callers(exchange, 40, calls=20)
+    load[0] = NOT_BUSY
+    await callers(exchange, 40, calls=1)
+    worker.batches.clear()
+    await callers(exchange, 40, calls=20)
+    assert worker.batches == [1] * 800
+
+
+def test_the_load_is_that_of_late():
+    """Near nothing of a process that sleeps; more of one that computes, and less of more cores."""
+    one, four = Load(1), Load(4)
+    time.sleep(WINDOW_SECONDS)
+    idle = one.share()
+    assert idle < NOT_BUSY
+    end = time.perf_counter() + 2 * WINDOW_SECONDS
+    while time.perf_counter() < end:
+        pass
+    assert one.share() > idle
+    assert one.share() == one.share(), "it was measured just now"
+    assert four.share() <= one.share()
