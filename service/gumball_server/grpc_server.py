@@ -90,7 +90,8 @@ class SampleCall(Call[bytes]):
             return request, deadline_in(self._context.time_remaining())
         parsed = parse(pb.SampleRequest, self._body)
         self._id = parsed.id
-        return message.decode(parsed), deadline_of(parsed, self._context.time_remaining())
+        deadline = deadline_of(parsed, self._context.time_remaining())
+        return message.decode(parsed), deadline
 
     def encode(self, result: SampleResult) -> bytes:
         return message.encode(result, self._id)

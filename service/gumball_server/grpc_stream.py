@@ -82,7 +82,8 @@ class StreamCall(Call[bytes]):
         return self.stream.headers()
 
     def decode(self) -> tuple[SampleRequest, float | None]:
-        return message.decode(self.message), deadline_of(self.message)
+        deadline = deadline_of(self.message)
+        return message.decode(self.message), deadline
 
     def encode(self, result: SampleResult) -> bytes:
         return message.encode(result, self.message.id)

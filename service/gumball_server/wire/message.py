@@ -33,13 +33,32 @@ from gumball_server.wire.arrays import LOGITS_DTYPES, from_bytes
 _DTYPE_OF_NUMBER: dict[int, np.dtype[Any]] = {
     pb.DataType.Value(f"DATA_TYPE_{name.upper()}"): dtype for name, dtype in LOGITS_DTYPES.items()
 }
-_SHORT_BYTES = 256  # of a message that is remembered
+_SHORT_BYTES = 256  # of a message that is remembered, without its logits
+_SMALL_BYTES = 1 << 16  # of one that is copied sooner than read
 _MODES = {pb.Mode.Value(f"MODE_{mode.name}"): mode.value for mode in Mode}
 
 
+def decode_anew(message: pb.SampleRequest) -> SampleRequest:
+    """The request in a message, read field by field. Raises SamplingError naming the field at fault."""
+    _refuse_unknown(message)
+    source, tensor = _numbers(message)
+    given = {}
+    for field, value in message.ListFields():  # those that are there: asking for each in turn takes longer
+        if (read := _READERS.get(field.name)) is not None:
+            given[field.name] = read(value)
+    return sample_request(_array(source, tensor), Parameters(**given), source)
+
+
 def decode(message: pb.SampleRequest) -> SampleRequest:
-    """The request in a message, which may lose its logits and seed. Raises SamplingError naming the field at fault."""
-    return _decode_fast(message) or _decode(message)
+    """The same, sooner if one like it was seen before. Raises SamplingError naming the field at fault.
+
+    What is of one request alone, how long it may take and its trace, is for the transport to read before: it goes.
+    """
+    message.ClearField("timeout_seconds")
+    message.ClearField("trace")
+    if message.ByteSize() <= _SMALL_BYTES and (seen := decode_seen(message.SerializeToString())) is not None:
+        return seen[0]
+    return decode_anew(message)
 
 
 def decode_seen(body: bytes) -> tuple[SampleRequest, int] | None:
@@ -68,54 +87,9 @@ def _find_fields() -> Callable[[bytes], tuple[int, ...]]:
 def _planned(rest: bytes, start: int, data_bytes: int) -> Plan | None:
     """The plan in a message but for its id, its seed, and so many bytes of logits that were at `start`."""
     try:
-        return _decode(pb.SampleRequest.FromString(rest[:start] + bytes(data_bytes) + rest[start:])).plan
+        return decode_anew(pb.SampleRequest.FromString(rest[:start] + bytes(data_bytes) + rest[start:])).plan
     except (DecodeError, SamplingError):
         return None
-
-
-def _decode_fast(message: pb.SampleRequest) -> SampleRequest | None:
-    """The request of a message that was seen before, but for logits, seed and id; None where it is to be read anew."""
-    if not message.HasField("logits"):
-        return None
-    tensor, request_id = message.logits, message.id
-    data = tensor.data
-    seed = message.seed if message.HasField("seed") else None
-    tensor.ClearField("data")
-    message.ClearField("seed")
-    message.ClearField("id")
-    if message.HasField("trace"):  # which the transport has read
-        message.ClearField("trace")
-    rest = message.SerializeToString()
-    message.id = request_id
-    plan = _known(rest, len(data)) if len(rest) <= _SHORT_BYTES else None
-    if plan is None or (seed is not None and plan.seeds is not None):
-        tensor.data = data
-        if seed is not None:
-            message.seed = seed
-        return None
-    logits = np.frombuffer(data, plan.dtype).reshape(plan.rows, plan.categories)
-    return SampleRequest(logits, draw_seed() if seed is None and plan.seeds is None else seed, plan)
-
-
-@lru_cache(1 << 10)
-def _known(rest: bytes, data_bytes: int) -> Plan | None:
-    """The plan in a message but for its seed and its logits of so many bytes."""
-    message = pb.SampleRequest.FromString(rest)
-    message.logits.data = bytes(data_bytes)
-    try:
-        return _decode(message).plan
-    except SamplingError:
-        return None
-
-
-def _decode(message: pb.SampleRequest) -> SampleRequest:
-    _refuse_unknown(message)
-    source, tensor = _numbers(message)
-    given = {}
-    for field, value in message.ListFields():  # those that are there: asking for each in turn takes longer
-        if (read := _READERS.get(field.name)) is not None:
-            given[field.name] = read(value)
-    return sample_request(_array(source, tensor), Parameters(**given), source)
 
 
 def timeout(message: pb.SampleRequest) -> float | None:

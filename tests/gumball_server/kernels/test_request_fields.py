@@ -30,7 +30,7 @@ def parsed(body: bytes) -> tuple[SampleRequest, int] | None:
     """By protobuf's parser; None for what is refused."""
     try:
         request = pb.SampleRequest.FromString(body)
-        return message.decode(request), request.id
+        return message.decode_anew(request), request.id
     except (DecodeError, SamplingError):
         return None
 
