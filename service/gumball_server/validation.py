@@ -1,13 +1,13 @@
 """From what a transport understood to a valid request, or the error that names the first field at fault."""
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from gumball import contract
+from gumball.seeds import draw_seed
 
 from gumball_server.domain import (
     MAX_COUNT,
@@ -25,7 +25,6 @@ from gumball_server.domain import (
     invalid,
 )
 
-SEEDS_AT_ONCE = 512  # the system takes longer to draw one than we to read a short request
 _ABOVE_ZERO = math.ulp(0.0)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -75,20 +74,6 @@ def sample_request(logits: Array, given: Parameters, source: Source = Source.LOG
         top_log_probs=top_log_probs,
     )
     return SampleRequest(logits, seed, plan)
-
-
-_seeds: list[int] = []
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_seeds.clear)  # else two processes would hand out the same
-
-
-def draw_seed() -> int:
-    """A seed for a request that brings none."""
-    while True:
-        try:
-            return _seeds.pop()  # in one step, whatever other threads do
-        except IndexError:
-            _seeds.extend(memoryview(os.urandom(8 * SEEDS_AT_ONCE)).cast("Q"))
 
 
 def check_shape(field: str, shape: Sequence[int]) -> None:

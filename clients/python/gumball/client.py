@@ -1,6 +1,5 @@
 """`Client` and `AsyncClient`: samples from a service, by whatever way the address names."""
 
-import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -28,6 +27,7 @@ from gumball._codec import (
 from gumball._credentials import Certificates, with_token
 from gumball._places import Place, resolve, unresolved
 from gumball.errors import InvalidArgument
+from gumball.seeds import draw_seed
 
 if TYPE_CHECKING:
     import httpx
@@ -178,7 +178,7 @@ class _Calls(Generic[SampleT, InfoT, ClosedT]):
             GumballError: any other failure; see `gumball.errors`.
         """
         if seed is None and seeds is None:
-            seed = secrets.randbits(64)  # before the call is first made, so that making it again changes nothing
+            seed = draw_seed()  # before the call is first made, so that making it again changes nothing
         request = SampleRequest.of(
             logits,
             probs=probs,

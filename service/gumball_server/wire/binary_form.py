@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 from gumball import contract
+from gumball.seeds import draw_seed
 
 from gumball_server.domain import (
     BFLOAT16,
@@ -32,7 +33,7 @@ from gumball_server.domain import (
     invalid,
     unknown_field,
 )
-from gumball_server.validation import check_shape, draw_seed, sample_request
+from gumball_server.validation import check_shape, sample_request
 from gumball_server.wire import text
 from gumball_server.wire.arrays import LOGITS_DTYPES, from_bytes, to_float32
 from gumball_server.wire.json_form import read_schedule

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import orjson
 from gumball import contract
+from gumball.seeds import draw_seed
 
 from gumball_server.domain import (
     MAX_SEED,
@@ -24,7 +25,7 @@ from gumball_server.domain import (
     invalid,
     unknown_field,
 )
-from gumball_server.validation import draw_seed, sample_request
+from gumball_server.validation import sample_request
 from gumball_server.wire import text
 from gumball_server.wire.arrays import to_float32
 

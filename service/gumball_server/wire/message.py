@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from gumball import contract
 from gumball.framing import field_start
+from gumball.seeds import draw_seed
 from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import (
@@ -27,7 +28,7 @@ from gumball_server.domain import (
     invalid,
     unknown_field,
 )
-from gumball_server.validation import draw_seed, sample_request
+from gumball_server.validation import sample_request
 from gumball_server.wire.arrays import LOGITS_DTYPES, from_bytes
 
 _DTYPE_OF_NUMBER: dict[int, np.dtype[Any]] = {
