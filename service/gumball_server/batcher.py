@@ -118,7 +118,7 @@ class Batcher:
         """`load` tells how busy the process is: see `Company`."""
         self._limits = limits
         self._metrics = metrics
-        self._is_open = False
+        self.is_open = False
         self._cpu: _Device  # from `open` on, as the next
         self._on_devices: Callable[[bool], None]
         self._devices: list[_Device] = []
@@ -143,7 +143,7 @@ class Batcher:
         """Begin to admit requests. `on_devices` is told whether there is a device, whenever one comes or goes."""
         self._cpu = _Device(cpu)
         self._on_devices = on_devices
-        self._is_open = True
+        self.is_open = True
         self._metrics.worker_up.labels(cpu.device).set(1)
 
     def attach(self, worker: DeviceWorker) -> None:
@@ -172,7 +172,7 @@ class Batcher:
 
     def close(self) -> None:
         """Stop the threads. What is still admitted stays unanswered: drain first."""
-        for device in (*self._devices, self._cpu) if self._is_open else ():
+        for device in (*self._devices, self._cpu) if self.is_open else ():
             device.threads.shutdown(cancel_futures=True)
             self._metrics.worker_up.labels(device.worker.device).set(0)
             device.worker.close()
@@ -189,7 +189,7 @@ class Batcher:
 
     def check_open(self) -> None:
         """Raise SamplingError (UNAVAILABLE) before there is a worker: until then requests cannot be decoded, either."""
-        if not self._is_open:
+        if not self.is_open:
             self._metrics.rejected.labels(Reason.UNAVAILABLE.value).add()
             raise SamplingError(Reason.UNAVAILABLE, "the kernels are not ready yet")
 

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleResult, SamplingError
-from gumball_server.exchange import LARGE_BYTES, Ask, Call, Count, Exchange, Headers
+from gumball_server.exchange import LARGE_BYTES, LARGE_RAW_BYTES, Ask, Call, Count, Exchange, Headers
 from gumball_server.grpc_asgi import Check, GrpcApplication
 from gumball_server.grpc_protocol import Metadata
 from gumball_server.grpc_stream import Streams, deadline_in, deadline_of
@@ -49,14 +49,14 @@ MIN_PING_INTERVAL_MS = 10_000  # clients behind proxies that drop idle connectio
 
 
 class SampleCall(Call[bytes]):
-    """A small request."""
+    """A small request, or one that is little but logits."""
 
     __slots__ = ("_body", "_context", "_id", "_outcome", "_waiting")
 
     operation = SAMPLE
 
     def __init__(self, exchange: Exchange, body: bytes, context: Any) -> None:
-        super().__init__(exchange, LARGE_BYTES)
+        super().__init__(exchange, LARGE_RAW_BYTES)
         self._body = body
         self._context = context
         self._id = 0
@@ -128,7 +128,7 @@ class SamplingService:
     async def sample(self, body: bytes, context: Any) -> bytes:
         asked: SampleCall | Count
         try:
-            if len(body) <= LARGE_BYTES:
+            if len(body) <= LARGE_BYTES or self._is_copied(body):
                 asked = self._call(self._exchange, body, context)
                 answer = await asked.response()
             else:
@@ -139,6 +139,10 @@ class SamplingService:
         if asked.traceresponse is not None:
             context.set_trailing_metadata(_trace_metadata(asked))
         return answer
+
+    def _is_copied(self, body: bytes) -> bool:
+        """Whether a message is read sooner than a thread begins, for all but its logits is short."""
+        return len(body) <= LARGE_RAW_BYTES and self._exchange.is_open() and message.is_short(body)
 
     async def refuse(self, context: Any, error: SamplingError) -> None:
         """End a call that came to no handler."""
@@ -271,6 +275,7 @@ async def _ask(body: bytes, context: Any) -> Ask[bytes]:
         body_bytes=len(body),
         decode=lambda: message.decode(parsed),
         encode=lambda result: message.encode(result, parsed.id),
+        large_answer=LARGE_RAW_BYTES,
         deadline=deadline_of(parsed, context.time_remaining()),
         attend=partial(_until_due, context),
     )

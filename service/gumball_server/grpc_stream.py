@@ -16,7 +16,7 @@ from gumball.framing import stream_message
 from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleResult, SamplingError
-from gumball_server.exchange import LARGE_BYTES, Call, Exchange, Headers
+from gumball_server.exchange import LARGE_RAW_BYTES, Call, Exchange, Headers
 from gumball_server.security import Tokens
 from gumball_server.wire import message
 
@@ -71,7 +71,7 @@ class StreamCall(Call[bytes]):
     operation = "gumball.v1.SamplingService/SampleStream"
 
     def __init__(self, exchange: Exchange, stream: "Stream", request: pb.SampleRequest) -> None:
-        super().__init__(exchange, LARGE_BYTES)
+        super().__init__(exchange, LARGE_RAW_BYTES)
         self.stream = stream
         self.message = request
 

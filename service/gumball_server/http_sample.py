@@ -9,7 +9,7 @@ from typing import NamedTuple
 import orjson
 
 from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleResult, SamplingError, invalid
-from gumball_server.exchange import LARGE_BYTES
+from gumball_server.exchange import LARGE_BYTES, LARGE_RAW_BYTES
 from gumball_server.wire import binary_form, json_form, text
 
 PATH = "/sample"
@@ -34,7 +34,6 @@ PROBLEM = "application/problem+json"
 
 # Heads that are remembered, and how long their values may be: a client must not fill the memory with them.
 MOST_KNOWN, SHORT_BYTES = 1 << 10, 256
-LARGE_RAW_BYTES = 1 << 20  # raw bytes are not parsed, only copied: a tenth of a millisecond
 
 
 class NotAcceptableError(SamplingError):

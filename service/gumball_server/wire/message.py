@@ -76,6 +76,12 @@ def decode_seen(body: bytes) -> tuple[SampleRequest, int] | None:
     return SampleRequest(logits, draw_seed() if seed is None and plan.seeds is None else seed, plan), request_id
 
 
+def is_short(body: bytes) -> bool:
+    """Whether a message is plainly right and, but for the data of its logits, short."""
+    _, start, end, *_ = _find_fields()(body)
+    return 0 < len(body) - (end - start) <= _SHORT_BYTES
+
+
 @cache
 def _find_fields() -> Callable[[bytes], tuple[int, ...]]:
     """Compiled on import, and so not imported before `open_worker` has said where to keep it."""

@@ -165,3 +165,12 @@ def test_any_fields_in_any_order_cut_off_anywhere_are_found_as_they_are_parsed_o
 def test_any_bytes_are_found_as_they_are_parsed_or_not_at_all(body):
     assert_agrees(body)
     assert_agrees(field(2, tensor()) + body)
+
+
+def test_a_long_message_is_short_but_for_its_logits():
+    """Else it is read where nobody waits for it: long lists take long to read."""
+    logits = pb.Tensor(dtype=pb.DATA_TYPE_FLOAT32, shape=(1, 1 << 16), data=bytes(4 << 16))
+    assert message.is_short(pb.SampleRequest(logits=logits, seed=2**64 - 1, tau=[0.5]).SerializeToString())
+    assert not message.is_short(pb.SampleRequest(logits=logits, seeds=range(1000)).SerializeToString())
+    assert not message.is_short(pb.SampleRequest(probs=logits).SerializeToString())
+    assert not message.is_short(pb.SampleRequest(logits=logits).SerializeToString()[:-1])
