@@ -80,7 +80,7 @@ def _decimal(y, half):
 
 @njit(**INLINED)
 def _eight_digits(x):
-    """The eight digits of x < 10^8, a byte each, the first one the lowest."""
+    """The eight digits of x < 10^8, a byte each, the first one the lowest. Products take the place of divisions."""
     high = x * np.uint64(3518437209) >> np.uint64(45)
     x = high | (x - high * np.uint64(10000)) << np.uint64(32)
     hundreds = (x * np.uint64(10486) >> np.uint64(20)) & np.uint64(0x0000007F0000007F)
