@@ -35,16 +35,6 @@ def byte_at(typingctx, address):
 
 
 @intrinsic
-def eight_bytes_at(typingctx, address):
-    """The 64 bits at an address, the first byte the lowest."""
-
-    def codegen(context, builder, signature, args):
-        return _load(builder, args[0], _WORD)
-
-    return types.uint64(types.int64), codegen
-
-
-@intrinsic
 def not_digits_at(typingctx, address):
     """Which of the 32 bytes at an address are no digits, the first byte the lowest bit."""
 
@@ -166,16 +156,6 @@ def trailing_zeros(typingctx, x):
         return builder.cttz(args[0], _BIT(0))
 
     return types.int64(types.uint64), codegen
-
-
-@intrinsic
-def bits_of(typingctx, x):
-    """The bits of a float32."""
-
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], ir.IntType(32))
-
-    return types.uint32(types.float32), codegen
 
 
 @intrinsic
