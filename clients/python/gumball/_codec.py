@@ -34,7 +34,7 @@ _TOP_OUTPUTS: tuple[TopOutput, ...] = get_args(TopOutput)
 _INTEGERS = ("index", "top_index")
 _PER_DRAW = ("index", "score", "log_prob")
 _IMMUTABLE = (int, float, str, type(None))
-_LITTLE_ENDIAN = {"int32": np.dtype("<i4"), "float32": np.dtype("<f4")}
+LITTLE_ENDIAN = {"int32": np.dtype("<i4"), "float32": np.dtype("<f4")}
 _FLOAT32 = np.dtype(np.float32)
 
 MAX_UINT32 = 2**32 - 1
@@ -162,7 +162,7 @@ class OutputArray(NamedTuple):
 
     def of_bytes(self, data: bytes | memoryview) -> Array:
         """The array of its little-endian bytes, not copied. Raises TypeError or ValueError for other than `nbytes`."""
-        array: Array = np.ndarray(self.shape, _LITTLE_ENDIAN[self.dtype], data)
+        array: Array = np.ndarray(self.shape, LITTLE_ENDIAN[self.dtype], data)
         if array.nbytes != len(data):
             raise ValueError(f"{len(data)} bytes of {self}")
         return array
@@ -172,7 +172,8 @@ class OutputArray(NamedTuple):
         return array.dtype.kind == self.dtype[0] and array.itemsize == 4 and array.shape == self.shape
 
 
-class Form(NamedTuple):
+@dataclass(frozen=True, eq=False, slots=True)
+class Form:
     """What an answer to a request looks like."""
 
     shape: Shape
@@ -322,17 +323,16 @@ class SampleRequest:
     def of(
         cls,
         logits: npt.ArrayLike | None,
-        *,
         probs: npt.ArrayLike | None = None,
-        mode: Mode,
-        tau: npt.ArrayLike | None,
-        temperature: npt.ArrayLike,
-        seed: SupportsIndex | None,
-        seeds: npt.ArrayLike | None,
-        draws: SupportsIndex,
-        first_draw: npt.ArrayLike,
-        first_row: SupportsIndex,
-        outputs: Iterable[Output] | None,
+        mode: Mode = "hard",
+        tau: npt.ArrayLike | None = None,
+        temperature: npt.ArrayLike = DEFAULT_TEMPERATURE,
+        seed: SupportsIndex | None = None,
+        seeds: npt.ArrayLike | None = None,
+        draws: SupportsIndex = 1,
+        first_draw: npt.ArrayLike = DEFAULT_FIRST_DRAW,
+        first_row: SupportsIndex = 0,
+        outputs: Iterable[Output] | None = None,
         tau_schedule: TauSchedule | None = None,
         top_k: npt.ArrayLike | None = None,
         top_p: npt.ArrayLike | None = None,

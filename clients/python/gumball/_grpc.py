@@ -9,29 +9,24 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
-import numpy as np
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from gumball import errors
+from gumball._answers import read_sample
 from gumball._codec import (
     ONE,
     OUTPUTS_OF_MODE,
     ZERO,
-    Array,
     Info,
-    OutputArray,
     Parameters,
     Sample,
     SampleRequest,
     Source,
     TauSchedule,
-    Timings,
     info_of,
-    malformed_is_invalid,
-    sample_of,
 )
 from gumball._credentials import Certificates
 from gumball._fork import grpc_is_used
@@ -75,8 +70,6 @@ _NUMBER_OF_MODE: dict[str, pb.Mode] = {name: getattr(pb, f"MODE_{name.upper()}")
 _NUMBER_OF_DTYPE: dict[str, pb.DataType] = {
     name: getattr(pb, f"DATA_TYPE_{name.upper()}") for name in ("float32", "float16", "bfloat16")
 }
-_NATIVE = {"float32": np.dtype(np.float32), "int32": np.dtype(np.int32)}
-_NAME_OF_DTYPE = {pb.DATA_TYPE_FLOAT32: "float32", pb.DATA_TYPE_INT32: "int32"}
 
 
 def encode(request: SampleRequest) -> bytes:
@@ -155,29 +148,6 @@ def _head(request: SampleRequest, timeout: float | None) -> pb.SampleRequest:
     return head
 
 
-def read_sample(request: SampleRequest, answer: pb.SampleResponse) -> Sample:
-    """The sample of an answer. Raises InvalidAnswer."""
-    with malformed_is_invalid:
-        timings = answer.timings
-        return sample_of(
-            request,
-            contract_name=answer.contract,
-            seed=answer.seed if answer.HasField("seed") else None,
-            tau=answer.tau[:] or None,
-            timings=Timings(timings.queue_ns, timings.compute_ns),
-            arrays={array.name: _own(array, getattr(answer, array.name)) for array in request.form.arrays},
-        )
-
-
-def read_response(request: SampleRequest, response: pb.SampleResponse) -> Sample:
-    """The sample of a response in a stream. Raises GumballError."""
-    if not response.HasField("error"):
-        return read_sample(request, response)
-    error = response.error
-    retry_after = error.retry_after_seconds if error.HasField("retry_after_seconds") else None
-    raise errors.of_reason(error.reason, error.detail, error.field, retry_after)
-
-
 def read_info(answer: pb.GetInfoResponse) -> Info:
     """The information of an answer."""
     limits = {field.name: getattr(answer.limits, field.name) for field in pb.Limits.DESCRIPTOR.fields}
@@ -209,13 +179,6 @@ def _details(error: grpc.RpcError) -> Sequence[any_pb2.Any]:
         if key == "grpc-status-details-bin":
             return tuple(Status.FromString(value).details)
     return ()
-
-
-def _own(expected: OutputArray, tensor: pb.Tensor) -> Array:
-    """The array of a tensor, in memory of its own. Raises InvalidAnswer where another was asked for."""
-    if (dtype := _NAME_OF_DTYPE[tensor.dtype]) != expected.dtype or tensor.shape != list(expected.shape):
-        raise errors.InvalidAnswer(f"holds {expected.name} as {dtype} {tuple(tensor.shape)}, not {expected}")
-    return expected.of_bytes(tensor.data).astype(_NATIVE[dtype])
 
 
 def _target(address: str) -> str:
@@ -260,9 +223,7 @@ class GRPCService:
         self._stub = SamplingServiceStub(self._channel)
         self._metadata = _metadata(headers)
         self._sample = self._channel.unary_unary(_SAMPLE, response_deserializer=pb.SampleResponse.FromString)
-        self._stream = SampleStream(
-            partial(self._channel.stream_stream(_SAMPLE_STREAM), metadata=self._metadata), read_response
-        )
+        self._stream = SampleStream(partial(self._channel.stream_stream(_SAMPLE_STREAM), metadata=self._metadata))
         self._has_stream = True  # as far as is known
 
     async def sample(

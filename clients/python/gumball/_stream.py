@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from gumball._answers import read_sealed, responses_of
 from gumball._codec import Sample, SampleRequest
 from gumball.framing import stream_message
 from gumball.v1 import sampling_pb2 as pb
@@ -17,8 +18,6 @@ MESSAGE_BYTES = 1 << 18
 # So that of many callers some are being answered while others are still being asked.
 MESSAGE_REQUESTS = 32
 
-Read = Callable[[SampleRequest, pb.SampleResponse], Sample]
-
 
 class StreamBroken(Exception):  # noqa: N818 - it is what happened
     """The stream ended with this call unanswered; its cause is the gRPC error, if there was one."""
@@ -27,9 +26,8 @@ class StreamBroken(Exception):  # noqa: N818 - it is what happened
 class SampleStream:
     """Calls on one gRPC stream, which is opened by the first call and, once it broke, by the next one."""
 
-    def __init__(self, open_stream: Callable[[], Any], read: Read) -> None:
+    def __init__(self, open_stream: Callable[[], Any]) -> None:
         self._open_stream = open_stream
-        self._read = read
         self._ids = count(1)
         self._waiting: dict[int, tuple[asyncio.Future[Sample], SampleRequest]] = {}
         self._unsent: list[bytes] = []
@@ -73,7 +71,7 @@ class SampleStream:
             call = self._open_stream()
             writing = asyncio.create_task(self._write(call))
             while (body := await call.read()) is not grpc.aio.EOF:
-                for response in pb.SampleStreamResponse.FromString(body).responses:
+                for response in responses_of(body):
                     self._answer(response)
         except Exception as error:  # whatever ended it, those who wait must learn of it
             broken = error
@@ -83,7 +81,7 @@ class SampleStream:
                 call.cancel()
             self._break(broken)
 
-    def _answer(self, response: pb.SampleResponse) -> None:
+    def _answer(self, response: Any) -> None:
         """Read a response, here and not where it is waited for: all of a message in a row take half as long."""
         if (waiting := self._waiting.pop(response.id, None)) is None:
             return
@@ -91,7 +89,7 @@ class SampleStream:
         if answer.done():
             return
         try:
-            answer.set_result(self._read(request, response))
+            answer.set_result(read_sealed(request, response))
         except Exception as error:  # it is that of one call, and no matter of the others
             answer.set_exception(error)
 

@@ -179,25 +179,25 @@ class _Calls(Generic[SampleT, InfoT, ClosedT]):
         """
         if seed is None and seeds is None:
             seed = draw_seed()  # before the call is first made, so that making it again changes nothing
-        request = SampleRequest.of(
+        request = SampleRequest.of(  # by position: names would take longer than all else here
             logits,
-            probs=probs,
-            mode=mode,
-            tau=tau,
-            temperature=temperature,
-            seed=seed,
-            seeds=seeds,
-            draws=draws,
-            first_draw=first_draw,
-            first_row=first_row,
-            outputs=outputs,
-            tau_schedule=tau_schedule,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            logit_bias=logit_bias,
-            without_replacement=without_replacement,
-            top_log_probs=top_log_probs,
+            probs,
+            mode,
+            tau,
+            temperature,
+            seed,
+            seeds,
+            draws,
+            first_draw,
+            first_row,
+            outputs,
+            tau_schedule,
+            top_k,
+            top_p,
+            min_p,
+            logit_bias,
+            without_replacement,
+            top_log_probs,
         )
         return self._transport.sample(request, seconds_of(timeout))
 
