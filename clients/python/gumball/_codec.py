@@ -199,8 +199,13 @@ def _form(names: tuple[str, ...], shape: tuple[int, int, int], k: int | None, n:
 
 @dataclass(eq=False)
 class Parameters:
-    """All of a request but its logits and seeds; never changes. Per-row ones are arrays of one value or one a row."""
+    """All of a request but the values of its logits and its seeds; never changes.
 
+    Per-row ones are arrays of one value or one a row.
+    """
+
+    logits_shape: tuple[int, int]  # [rows, categories]
+    dtype: str  # of the logits
     source: Source  # what the logits are
     mode: Mode
     outputs: tuple[Output, ...] | None  # None: by mode
@@ -216,19 +221,24 @@ class Parameters:
     logit_bias: dict[int, float | None] | None
     without_replacement: int | None
     top_log_probs: int | None
-    names: tuple[str, ...] = field(init=False)  # of the arrays of an answer
+    form: Form = field(init=False)  # of an answer
     message: bytes | None = field(init=False, default=None)  # in protobuf, once that was needed
+    answer: Any = field(init=False, default=None)  # what all answers have in common there, once that was needed
 
     def __post_init__(self) -> None:
-        self.names = self.outputs or OUTPUTS_OF_MODE[self.mode]
+        names: tuple[str, ...] = self.outputs or OUTPUTS_OF_MODE[self.mode]
         if self.outputs is None and self.without_replacement is not None:
-            self.names += ("score",)
+            names += ("score",)
         if self.top_log_probs is not None:
-            self.names += _TOP_OUTPUTS
+            names += _TOP_OUTPUTS
+        rows, categories = self.logits_shape
+        self.form = _form(names, (rows, self.draws, categories), self.without_replacement, self.top_log_probs or 0)
 
     @classmethod
     def of(
         cls,
+        logits_shape: tuple[int, int],
+        dtype: str,
         outputs: tuple[Output, ...] | None,
         source: Source,
         mode: Mode,
@@ -251,6 +261,8 @@ class Parameters:
         if tau is not None and tau_schedule is not None:
             raise InvalidArgument("give tau or tau_schedule, not both", "tau_schedule")
         return cls(
+            logits_shape=logits_shape,
+            dtype=dtype,
             source=source,
             mode=mode,
             outputs=outputs,
@@ -296,11 +308,13 @@ class Parameters:
 
 
 @lru_cache(maxsize=256, typed=True)  # most requests ask for what others before them did; 1, 1.0 and True are not alike
-def _remembered(outputs: tuple[Output, ...] | None, *given: Any) -> Parameters:
+def _remembered(
+    logits_shape: tuple[int, int], dtype: str, outputs: tuple[Output, ...] | None, *given: Any
+) -> Parameters:
     """The parameters of arguments that never change. Raises TypeError for others, and for 0.0, since -0.0 equals it."""
     if any(type(each) not in _IMMUTABLE or (type(each) is float and not each) for each in given):
         raise TypeError("may change, or equal what it is not")
-    return Parameters.of(outputs, *given)
+    return Parameters.of(logits_shape, dtype, outputs, *given)
 
 
 @dataclass(eq=False)
@@ -308,16 +322,9 @@ class SampleRequest:
     """A request that can be encoded, and never changes."""
 
     logits: Array  # [rows, categories] float32, float16, or uint16 holding bfloat16; C order, native
-    dtype: str  # of them
     seed: int | None
     seeds: npt.NDArray[np.uint64] | None  # [rows]
     parameters: Parameters
-    form: Form = field(init=False)  # of an answer
-
-    def __post_init__(self) -> None:
-        (rows, categories), asked = self.logits.shape, self.parameters
-        shape = rows, asked.draws, categories
-        self.form = _form(asked.names, shape, asked.without_replacement, asked.top_log_probs or 0)
 
     @classmethod
     def of(
@@ -347,7 +354,10 @@ class SampleRequest:
         if (logits is None) == (probs is None):
             raise InvalidArgument("give logits or probs, and not both", "logits" if logits is None else "probs")
         source: Source = "logits" if probs is None else "probs"
+        array, dtype = _logits(source, logits if probs is None else probs)
         given: tuple[Any, ...] = (
+            array.shape,
+            dtype,
             None if outputs is None else _outputs(outputs),
             source,
             mode,
@@ -368,14 +378,22 @@ class SampleRequest:
             parameters = _remembered(*given)
         except TypeError:
             parameters = Parameters.of(*given)
-        array, dtype = _logits(source, logits if probs is None else probs)
         return cls(
             array,
-            dtype,
             None if seed is None else integer("seed", seed, MAX_UINT64),
             None if seeds is None else _integers("seeds", seeds, np.uint64),
             parameters,
         )
+
+    @property
+    def dtype(self) -> str:
+        """That of the logits, on the wire."""
+        return self.parameters.dtype
+
+    @property
+    def form(self) -> Form:
+        """That of an answer."""
+        return self.parameters.form
 
     @property
     def shape(self) -> Shape:
@@ -405,7 +423,7 @@ def sample_of(
 
 def own_arrays(request: SampleRequest, arrays: dict[str, Array]) -> dict[str, Array]:
     """The arrays of an answer, in memory of their own. Raises InvalidAnswer where others were asked for."""
-    if tuple(arrays) != request.parameters.names:
+    if list(arrays) != [array.name for array in request.form.arrays]:
         raise InvalidAnswer(f"holds {', '.join(arrays)}")
     for expected in request.form.arrays:
         if not expected.describes(array := arrays[expected.name]):

@@ -1,11 +1,9 @@
-"""The protobuf form of a request and its answer, and the few lines that send one and read the other."""
+"""Calls to a service over gRPC, and what goes wrong with them."""
 
 import asyncio
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
-from typing import Any
+from functools import partial
 from urllib.parse import urlsplit
 
 import grpc
@@ -16,23 +14,12 @@ from google.rpc.status_pb2 import Status
 
 from gumball import errors
 from gumball._answers import read_sample
-from gumball._codec import (
-    ONE,
-    OUTPUTS_OF_MODE,
-    ZERO,
-    Info,
-    Parameters,
-    Sample,
-    SampleRequest,
-    Source,
-    TauSchedule,
-    info_of,
-)
+from gumball._codec import Info, Sample, SampleRequest, info_of
 from gumball._credentials import Certificates
 from gumball._fork import grpc_is_used
+from gumball._requests import encode
 from gumball._stream import SampleStream, StreamBroken
 from gumball._tracing import trace_headers
-from gumball.framing import field_start
 from gumball.v1 import sampling_pb2 as pb
 from gumball.v1.sampling_pb2_grpc import SamplingServiceStub
 
@@ -65,87 +52,6 @@ _REASON_OF_STATUS = {
     grpc.StatusCode.INTERNAL: "INTERNAL",
     grpc.StatusCode.UNKNOWN: "INTERNAL",
 }
-_LITTLE_ENDIAN = sys.byteorder == "little"
-_NUMBER_OF_MODE: dict[str, pb.Mode] = {name: getattr(pb, f"MODE_{name.upper()}") for name in OUTPUTS_OF_MODE}
-_NUMBER_OF_DTYPE: dict[str, pb.DataType] = {
-    name: getattr(pb, f"DATA_TYPE_{name.upper()}") for name in ("float32", "float16", "bfloat16")
-}
-
-
-def encode(request: SampleRequest) -> bytes:
-    """The message of a request."""
-    return pb.SampleRequest(seed=request.seed).SerializeToString() + _fields(request)
-
-
-def _fields(request: SampleRequest) -> bytes:
-    """The message of a request but for its head. A message is its fields in a row, so parts that recur are kept."""
-    logits, asked = request.logits, request.parameters
-    if asked.message is None:
-        asked.message = _message(asked).SerializeToString()
-    start = _tensor_start(asked.source, request.dtype, logits.shape, logits.nbytes)
-    data = logits.tobytes() if _LITTLE_ENDIAN else logits.astype(logits.dtype.newbyteorder("<")).tobytes()
-    seeds = b"" if request.seeds is None else pb.SampleRequest(seeds=request.seeds.tolist()).SerializeToString()
-    return b"".join((asked.message, seeds, start, data))
-
-
-@lru_cache(256)
-def _tensor_start(source: Source, dtype: str, shape: tuple[int, int], nbytes: int) -> bytes:
-    """A request's tensor up to its data, which come last."""
-    start = pb.Tensor(dtype=_NUMBER_OF_DTYPE[dtype], shape=shape).SerializeToString()
-    start += field_start(pb.Tensor, "data", nbytes)
-    return field_start(pb.SampleRequest, source, len(start) + nbytes) + start
-
-
-def _message(asked: Parameters) -> pb.SampleRequest:
-    """The message of parameters alone; it says nothing that is so by default."""
-    message = pb.SampleRequest(
-        mode=_NUMBER_OF_MODE[asked.mode],
-        without_replacement=asked.without_replacement,
-        top_log_probs=asked.top_log_probs,
-    )
-    if asked.first_row:
-        message.first_row = asked.first_row
-    if asked.draws != 1:
-        message.draws = asked.draws
-    if asked.first_draw is not ZERO:
-        message.first_draw.extend(asked.first_draw.tolist())
-    if asked.temperature is not ONE:
-        message.temperature.extend(asked.temperature.tolist())
-    if asked.tau is None:
-        message.tau_schedule.CopyFrom(_schedule(asked.tau_schedule))
-    elif asked.tau is not ONE:
-        message.tau.extend(asked.tau.tolist())
-    if asked.top_k is not None:
-        message.top_k.extend(asked.top_k.tolist())
-    if asked.top_p is not None:
-        message.top_p.extend(asked.top_p.tolist())
-    if asked.min_p is not None:
-        message.min_p.extend(asked.min_p.tolist())
-    if asked.outputs is not None:
-        message.outputs.extend([getattr(pb, f"OUTPUT_{name.upper()}") for name in asked.outputs])
-    if asked.logit_bias is not None:
-        items = asked.logit_bias.items()
-        message.logit_bias.extend(pb.LogitBias(category=category, bias=amount) for category, amount in items)
-    return message
-
-
-def _schedule(schedule: TauSchedule | None) -> pb.TauSchedule:
-    if schedule is None:
-        raise errors.InvalidArgument("give tau or tau_schedule", "tau")
-    kind = f"KIND_{schedule['kind']}".upper()
-    if kind not in pb.TauSchedule.Kind.keys():  # noqa: SIM118 - it is no dict
-        raise errors.InvalidArgument(f"has the kind {schedule['kind']!r}", "tau_schedule")
-    numbers: dict[str, Any] = {name: value for name, value in schedule.items() if name != "kind"}
-    return pb.TauSchedule(kind=kind, **numbers)
-
-
-def _head(request: SampleRequest, timeout: float | None) -> pb.SampleRequest:
-    """What a request in a stream says of itself, having no deadline and no metadata of a call of its own."""
-    head = pb.SampleRequest(seed=request.seed, timeout_seconds=timeout)
-    if "traceparent" in (headers := trace_headers()):
-        head.trace.traceparent = headers["traceparent"]
-        head.trace.tracestate = headers.get("tracestate", "")
-    return head
 
 
 def read_info(answer: pb.GetInfoResponse) -> Info:
@@ -231,14 +137,14 @@ class GRPCService:
         request: SampleRequest,
         timeout: float | None,  # noqa: ASYNC109 - a deadline that the service is told, not one to wait here
     ) -> Sample:
-        if self._has_stream and request.logits.nbytes + request.form.nbytes <= SMALL_BYTES:
-            head = _head(request, timeout)
+        if self._has_stream and request.logits.nbytes + request.parameters.form.nbytes <= SMALL_BYTES:
+            number, answer = self._stream.send(request, timeout)
             try:
-                return await self._stream.send(request, head, _fields(request))
+                return await answer
             except StreamBroken as broken:
                 self._judge(broken)
             except asyncio.CancelledError:
-                self._stream.withdraw(head.id)
+                self._stream.withdraw(number)
                 raise
         metadata = (*self._metadata, *_metadata(trace_headers()))
         with _failures():

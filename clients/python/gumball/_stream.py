@@ -10,6 +10,8 @@ import grpc
 
 from gumball._answers import read_sealed, responses_of
 from gumball._codec import Sample, SampleRequest
+from gumball._requests import Asked, encoded, fields_of
+from gumball._tracing import trace_headers
 from gumball.framing import stream_message
 from gumball.v1 import sampling_pb2 as pb
 
@@ -30,24 +32,21 @@ class SampleStream:
         self._open_stream = open_stream
         self._ids = count(1)
         self._waiting: dict[int, tuple[asyncio.Future[Sample], SampleRequest]] = {}
-        self._unsent: list[bytes] = []
+        self._unsent: list[Asked] = []
         self._withdrawn: list[int] = []
         self._to_send = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
-    def send(self, request: SampleRequest, head: pb.SampleRequest, fields: bytes) -> asyncio.Future[Sample]:
-        """The sample of a request, to come, or its error, or StreamBroken.
-
-        Its message is the head, which gets an id here, and then the fields, which are encoded.
-        """
+    def send(self, request: SampleRequest, timeout: float | None) -> tuple[int, asyncio.Future[Sample]]:
+        """The id of a request, and its sample to come, or its error, or StreamBroken."""
         if self._running is None:
             self._running = asyncio.create_task(self._run())
-        head.id = number = next(self._ids)
+        number = next(self._ids)
+        self._unsent.append((number, request.seed, fields_of(request), timeout, trace_headers()))
         answer: asyncio.Future[Sample] = self._running.get_loop().create_future()
         self._waiting[number] = answer, request
-        self._unsent.append(head.SerializeToString() + fields)
         self._to_send.set()
-        return answer
+        return number, answer
 
     def withdraw(self, number: int) -> None:
         """Tell the server that the answer to the request with this id is not wanted any more."""
@@ -71,8 +70,7 @@ class SampleStream:
             call = self._open_stream()
             writing = asyncio.create_task(self._write(call))
             while (body := await call.read()) is not grpc.aio.EOF:
-                for response in responses_of(body):
-                    self._answer(response)
+                self._answer(body)
         except Exception as error:  # whatever ended it, those who wait must learn of it
             broken = error
         finally:
@@ -81,17 +79,17 @@ class SampleStream:
                 call.cancel()
             self._break(broken)
 
-    def _answer(self, response: Any) -> None:
-        """Read a response, here and not where it is waited for: all of a message in a row take half as long."""
-        if (waiting := self._waiting.pop(response.id, None)) is None:
-            return
-        answer, request = waiting
-        if answer.done():
-            return
-        try:
-            answer.set_result(read_sealed(request, response))
-        except Exception as error:  # it is that of one call, and no matter of the others
-            answer.set_exception(error)
+    def _answer(self, body: bytes) -> None:
+        """Read a message here, and not where its responses are waited for: all in a row take half as long."""
+        waiting = self._waiting
+        for response in responses_of(body):
+            if (waited := waiting.pop(response.id, None)) is None or waited[0].done():
+                continue
+            answer, request = waited
+            try:
+                answer.set_result(read_sealed(request, response))
+            except Exception as error:  # it is that of one call, and no matter of the others
+                answer.set_exception(error)
 
     def _break(self, cause: BaseException | None) -> None:
         waiting, self._waiting = self._waiting, {}
@@ -113,12 +111,13 @@ class SampleStream:
 
     def _next_message(self) -> bytes:
         """The requests of the next message, at least one where there is any, and who is not waiting any more."""
-        size = taken = 0
-        for request in self._unsent[:MESSAGE_REQUESTS]:
+        requests: list[bytes] = []
+        size = 0
+        for request in encoded(self._unsent[:MESSAGE_REQUESTS]):
             size += len(request)
-            if taken and size > MESSAGE_BYTES:
+            if requests and size > MESSAGE_BYTES:
                 break
-            taken += 1
-        requests, self._unsent = self._unsent[:taken], self._unsent[taken:]
+            requests.append(request)
+        del self._unsent[: len(requests)]
         withdrawn, self._withdrawn = self._withdrawn, []
         return stream_message(requests) + pb.SampleStreamRequest(withdrawn=withdrawn).SerializeToString()
