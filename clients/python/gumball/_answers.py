@@ -96,7 +96,8 @@ class _Tensor(NamedTuple):
     start: bytes  # up to the data, which come last
     nbytes: int  # of it all
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any]  # of the data
+    native: np.dtype[Any]  # of the array
 
 
 class _Usual(NamedTuple):
@@ -116,8 +117,8 @@ def _tensors(form: Form) -> list[_Tensor]:
     for array in form.arrays:
         start = pb.Tensor(dtype=_NUMBER_OF_DTYPE[array.dtype], shape=array.shape).SerializeToString()
         start += field_start(pb.Tensor, "data", array.nbytes)
-        nbytes = len(start) + array.nbytes
-        tensors.append(_Tensor(array.name, start, nbytes, array.shape, LITTLE_ENDIAN[array.dtype]))
+        nbytes, dtype = len(start) + array.nbytes, array.dtype
+        tensors.append(_Tensor(array.name, start, nbytes, array.shape, LITTLE_ENDIAN[dtype], _NATIVE[dtype]))
     return tensors
 
 
@@ -136,11 +137,11 @@ def read_sealed(request: SampleRequest, response: Any) -> Sample:
         and not response.error
     ):
         arrays: dict[str, Any] = {}
-        for name, start, nbytes, shape, dtype in tensors:
+        for name, start, nbytes, shape, dtype, native in tensors:
             tensor = getattr(response, name)
             if len(tensor) != nbytes or not tensor.startswith(start):
                 break
-            arrays[name] = np.ndarray(shape, dtype, tensor, len(start)).astype(dtype.type)
+            arrays[name] = np.ndarray(shape, dtype, tensor, len(start)).astype(native)
         else:
             told = response.timings
             timings = Timings(told.queue_ns, told.compute_ns)

@@ -35,9 +35,6 @@ class Service(Protocol):
     def close(self) -> Awaitable[None]: ...
 
 
-Call = Callable[[Service, float | None], Awaitable[T]]
-
-
 @dataclass(slots=True, eq=False)
 class Peer:
     """A service, and until when it is better left alone."""
@@ -72,15 +69,11 @@ class Balancer:
 
     def sample(self, request: SampleRequest, timeout: float | None) -> Coroutine[Any, Any, Sample]:
         """The sample of a request. Raises GumballError."""
-
-        def call(service: Service, remaining: float | None) -> Awaitable[Sample]:
-            return service.sample(request, remaining)
-
-        return self._call(call, None) if timeout is None else self._in_time(call, timeout)
+        return self._call(request, None) if timeout is None else self._in_time(request, timeout)
 
     def info(self) -> Coroutine[Any, Any, Info]:
         """The information of one of the services."""
-        return self._tries(lambda service, _: service.info(), None, [])
+        return self._tries(None, None, [])
 
     async def close(self) -> None:
         """Close every service; calls that are under way fail."""
@@ -90,31 +83,36 @@ class Balancer:
         for peer in self._order:
             await peer.service.close()
 
-    async def _in_time(self, call: Call[T], timeout: float) -> T:  # noqa: ASYNC109 - told to the services, too
+    async def _in_time(self, request: SampleRequest, timeout: float) -> Sample:  # noqa: ASYNC109 - told to services, too
         deadline = monotonic() + timeout
         try:
             async with asyncio.timeout(timeout + GRACE):
-                return await self._call(call, deadline)
+                return await self._call(request, deadline)
         except TimeoutError:
             raise DeadlineExceeded("no answer in time") from None
 
-    def _call(self, call: Call[T], deadline: float | None) -> Coroutine[Any, Any, T]:
-        return self._tries(call, deadline, []) if self._hedge is None else self._hedged(call, deadline, self._hedge)
+    def _call(self, request: SampleRequest, deadline: float | None) -> Coroutine[Any, Any, Sample]:
+        if self._hedge is None:
+            return self._tries(request, deadline, [])
+        return self._hedged(request, deadline, self._hedge)
 
-    async def _hedged(self, call: Call[T], deadline: float | None, patience: float) -> T:
+    async def _hedged(self, request: SampleRequest, deadline: float | None, patience: float) -> Sample:
         """The first answer of two calls, the second of which is made elsewhere when the first takes long."""
         called: list[Peer] = []
-        calls = [asyncio.create_task(self._tries(call, deadline, called))]
+        calls = [asyncio.create_task(self._tries(request, deadline, called))]
         try:
             await asyncio.wait(calls, timeout=patience)
             if not calls[0].done() and len(self._order) > 1:
-                calls.append(asyncio.create_task(self._tries(call, deadline, called)))
+                calls.append(asyncio.create_task(self._tries(request, deadline, called)))
             return await _first(calls)
         finally:
             await _end(calls)
 
-    async def _tries(self, call: Call[T], deadline: float | None, called: list[Peer]) -> T:
-        """The answer of the first try that has one; those who were `called` before for this are called again last."""
+    async def _tries(self, request: SampleRequest | None, deadline: float | None, called: list[Peer]) -> Any:
+        """The sample of a request, or the information where that is None, of the first try that has an answer.
+
+        Those who were `called` before for this are called again last.
+        """
         if self._looking is not None or monotonic() >= self._look_at:
             await self._look()
         tries = 0
@@ -125,7 +123,8 @@ class Balancer:
             peer = self._pick(called)
             called.append(peer)
             try:
-                return await call(peer.service, remaining)
+                service = peer.service
+                return await (service.info() if request is None else service.sample(request, remaining))
             except RETRIED as error:
                 tries += 1
                 delay = self._delay(peer, error, tries)

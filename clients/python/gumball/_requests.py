@@ -33,6 +33,7 @@ Asked = tuple[int, int | None, bytes, float | None, dict[str, str]]
 def encoded(requests: Iterable[Asked]) -> Iterator[bytes]:
     """The message of each request."""
     head = pb.SampleRequest()
+    serialize, clear = head.SerializeToString, head.Clear  # protobuf takes long to find its methods
     for number, seed, fields, timeout, trace in requests:
         head.id = number
         if seed is not None:
@@ -42,8 +43,8 @@ def encoded(requests: Iterable[Asked]) -> Iterator[bytes]:
         if "traceparent" in trace:
             head.trace.traceparent = trace["traceparent"]
             head.trace.tracestate = trace.get("tracestate", "")
-        yield head.SerializeToString() + fields
-        head.Clear()
+        yield serialize() + fields
+        clear()
 
 
 def fields_of(request: SampleRequest) -> bytes:
