@@ -11,7 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from contract_service import encode
-from gumball import _codec, _grpc, _http, errors
+from google.protobuf.message import Message
+from gumball import _answers, _codec, _grpc, _http, errors, framing
 from gumball.v1 import sampling_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
@@ -262,9 +263,16 @@ def protobuf_answer(**changed) -> pb.SampleResponse:
     return pb.SampleResponse(**(answer | changed))
 
 
+def in_stream(answer: bytes, asked: _codec.SampleRequest = ASKED) -> _codec.Sample:
+    """What is read of an answer that came in a message of a stream."""
+    [response] = _answers.responses_of(framing.stream_message([answer]))
+    return _answers.read_sealed(asked, response)
+
+
 READ = {
     "http": lambda: _http.read_sample(ASKED, encode(OUTPUTS, 7, 1.0)),
     "grpc": lambda: _grpc.read_sample(ASKED, protobuf_answer()),
+    "stream": lambda: in_stream(protobuf_answer().SerializeToString()),
 }
 
 
@@ -375,6 +383,77 @@ def test_a_broken_grpc_answer_is_never_a_sample(name):
     """Whatever came back, it is InvalidAnswer and nothing else."""
     with pytest.raises(errors.InvalidAnswer):
         _grpc.read_sample(ASKED, BROKEN_GRPC[name])
+    with pytest.raises(errors.InvalidAnswer):
+        in_stream(BROKEN_GRPC[name].SerializeToString())
+
+
+def field(kind: type[Message], name: str, content: bytes) -> bytes:
+    """A field of bytes, or of a message."""
+    return framing.field_start(kind, name, len(content)) + content
+
+
+def rewritten(name: str, content: bytes) -> bytes:
+    """The answer with one of its fields written in another way."""
+    answer = protobuf_answer()
+    answer.ClearField(name)
+    return answer.SerializeToString() + field(pb.SampleResponse, name, content)
+
+
+INDEX = OUTPUTS["index"].tobytes()
+INT32 = pb.Tensor(dtype=pb.DATA_TYPE_INT32).SerializeToString()
+OTHERWISE = {
+    "data before the shape": rewritten(
+        "index", INT32 + field(pb.Tensor, "data", INDEX) + pb.Tensor(shape=[2, 2]).SerializeToString()
+    ),
+    "a shape that is not packed": rewritten("index", INT32 + b"\x10\x02\x10\x02" + field(pb.Tensor, "data", INDEX)),
+    "a tau that is not packed": protobuf_answer(tau=None).SerializeToString() + b"\x29" + np.float64(1.0).tobytes(),
+    "a field of the future": protobuf_answer().SerializeToString() + b"\xfa\x7f\x01?",
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_an_answer_in_a_stream_may_be_written_in_any_way(name):
+    """That protobuf allows."""
+    sample = in_stream(OTHERWISE[name])
+    np.testing.assert_array_equal(sample.index, OUTPUTS["index"])
+    np.testing.assert_array_equal(sample.soft, OUTPUTS["soft"])
+    assert (sample.seed, sample.tau.tolist(), sample.timings) == (7, [1.0], (41000, 5200))
+
+
+BROKEN_IN_STREAM = {
+    "another tau": protobuf_answer(tau=[0.5]).SerializeToString(),
+    "another tau that is not packed": protobuf_answer(tau=None).SerializeToString()
+    + b"\x29"
+    + np.float64(0.5).tobytes(),
+    "a tensor that does not parse": rewritten("index", b"\x0a\xff"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_IN_STREAM)
+def test_a_broken_answer_in_a_stream_is_never_a_sample(name):
+    """Whatever is wrong within, it is InvalidAnswer and nothing else."""
+    with pytest.raises(errors.InvalidAnswer):
+        in_stream(BROKEN_IN_STREAM[name])
+
+
+def test_an_error_in_a_stream_is_raised_whatever_else_the_answer_holds():
+    """With what the service says of it."""
+    error = pb.Error(reason="OVERLOADED", detail="full", retry_after_seconds=0.5)
+    with pytest.raises(errors.Overloaded) as raised:
+        in_stream(protobuf_answer(error=error).SerializeToString())
+    assert raised.value.retry_after == 0.5
+
+
+@pytest.mark.parametrize("told", [0, None])
+def test_the_seed_0_is_told_from_none(told):
+    """An answer by no seed is none to a request with the seed 0, and the other way round."""
+    answer = protobuf_answer(seed=told).SerializeToString()
+    by = {0: {"seed": 0}, None: {"seeds": [1, 2]}}
+    asked = {seed: request_of(mode="straight_through", draws=2, **given) for seed, given in by.items()}
+    assert in_stream(answer, asked.pop(told)).seed == told
+    [other] = asked.values()
+    with pytest.raises(errors.InvalidAnswer):
+        in_stream(answer, other)
 
 
 def test_information_lacking_a_member_is_invalid():
