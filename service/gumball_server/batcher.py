@@ -381,8 +381,7 @@ class Batcher:
         self._batch_requests.observe(run.requests)
         self._batch_rows.observe(run.rows)
         self._metrics.compute_duration.labels(run.device).observe(run.compute_ns / 1e9)
-        for waited in waited_ns:
-            self._queue_duration.observe(waited / 1e9)
+        self._queue_duration.observe_each([waited / 1e9 for waited in waited_ns])
         elements = rows = draws = 0
         for (_, _, plan), outcome in zip(requests, drawing.drawn, strict=True):
             elements += plan.layout.elements

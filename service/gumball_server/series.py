@@ -108,6 +108,12 @@ class Series:
         mine[bisect_left(self._bounds, value)] += 1.0
         mine[-1] += value
 
+    def observe_each(self, values: Iterable[float]) -> None:
+        bounds, mine = self._bounds, self._mine
+        for value in values:
+            mine[bisect_left(bounds, value)] += 1.0
+            mine[-1] += value
+
     def exemplify(self, value: float, trace_id: bytes) -> None:
         """Remember in which trace a value was observed."""
         self._exemplars.write(bisect_left(self._bounds, value), value, trace_id)

@@ -33,6 +33,7 @@ _PER_ROW = ("first_draw", "temperature", "tau", "top_k", "top_p", "min_p")
 
 # Where the outputs of a request go: an address for each Output, in their order, or 0.
 Places = list[int]
+_NOWHERE = [0] * len(_OUTPUTS)
 
 
 @cache
@@ -122,6 +123,24 @@ def _first_record(request: SampleRequest, places: Places) -> bytes:
         seed = int(plan.seeds[0])
     common: bytes = plan.memo.get("record") or plan.memo.setdefault("record", _common(plan))
     return PACK_OWN.pack(_address_of()(logits), seed, *places) + common
+
+
+def table_of_like(requests: Sequence[SampleRequest], outputs: dict[Output, Array]) -> Array:
+    """The rows of requests that share a plan of one row. `outputs` [requests, 1, ...] and what they point to must
+    outlive them.
+    """
+    address_of, plan = _address_of(), requests[0].plan
+    logits = [request.logits for request in requests]
+    if plan.dtype == np.float16:
+        logits = [each.view(np.uint16) for each in logits]
+    table = np.frombuffer(bytearray(_first_record(requests[0], _NOWHERE) * len(requests)), ROW)
+    table["logits"] = [address_of(each) for each in logits]
+    if plan.seeds is None:
+        table["seed"] = [request.seed for request in requests]
+    number = np.arange(len(requests), dtype=np.uint64)
+    for output, array in outputs.items():
+        table[output.value] = address_of(array) + number * array.strides[0]
+    return table
 
 
 def _common(plan: Plan) -> bytes:

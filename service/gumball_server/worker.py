@@ -15,13 +15,14 @@ from gumball_server.domain import (
     Array,
     Output,
     Parameters,
+    Plan,
     SampleRequest,
     SamplingError,
     Source,
     invalid,
 )
 from gumball_server.kernels.table import RowStatus
-from gumball_server.tables import cut_draws, places_of, shares, tables
+from gumball_server.tables import cut_draws, places_of, shares, table_of_like, tables
 from gumball_server.validation import sample_request
 
 # What a request has after it was drawn: its outputs, or why it has none.
@@ -31,6 +32,9 @@ Drawn = dict[Output, Array] | SamplingError
 WORTH_THE_WAY = 1 << 17
 # Below this many elements, waking a second thread costs more than it saves.
 SHARED_ELEMENTS = 1 << 18
+# From so many requests on, with outputs of at most so many bytes, what they share is cheaper made once: Python's work
+# for a request takes longer than drawing it.
+MANY, SMALL_BYTES = 4, 1 << 12
 
 DTYPES = {output: np.int32 if output in INTEGERS else np.float32 for output in Output}
 _WRONG_VALUES: dict[RowStatus, Callable[[Array], Array]] = {
@@ -84,12 +88,19 @@ class Worker:
 
     def run(self, requests: Sequence[SampleRequest]) -> list[Drawn]:
         """Draw every request; a request that cannot be drawn gets its error, alone."""
+        plan = requests[0].plan
+        if (
+            len(requests) >= MANY
+            and plan.rows == 1
+            and plan.layout.result_bytes <= SMALL_BYTES
+            and all(request.plan is plan for request in requests)
+        ):
+            return self._run_like(requests, plan)
         outputs = [
             {output: np.empty(shape, DTYPES[output]) for output, shape in request.plan.layout.shapes.items()}
             for request in requests
         ]
-        is_shared = self._threads > 1 and sum([r.plan.layout.elements for r in requests]) >= self._shared_elements
-        draw = self._draw_shared if is_shared else self._sample_rows
+        draw = self._drawer(sum([request.plan.layout.elements for request in requests]))
         statuses, all_are_drawn = [], True
         for table in tables(requests, [*map(places_of, outputs)]):
             all_are_drawn &= draw(table)
@@ -99,6 +110,23 @@ class Worker:
         ends = np.cumsum([request.plan.rows for request in requests])
         status = np.split(np.concatenate(statuses), ends[:-1])
         return [judge(*each) for each in zip(requests, outputs, status, strict=True)]
+
+    def _run_like(self, requests: Sequence[SampleRequest], plan: Plan) -> list[Drawn]:
+        """The same for requests that share a plan of one row, as those of one client do: their outputs lie together."""
+        shapes = plan.layout.shapes
+        together = {output: np.empty((len(requests), *shape), DTYPES[output]) for output, shape in shapes.items()}
+        table = table_of_like(requests, together)
+        all_are_drawn = self._drawer(len(requests) * plan.layout.elements)(table)
+        outputs = [dict(zip(shapes, arrays, strict=True)) for arrays in zip(*together.values(), strict=True)]
+        if all_are_drawn:
+            return list(outputs)
+        status = table["status"].reshape(-1, 1)
+        return [judge(*each) for each in zip(requests, outputs, status, strict=True)]
+
+    def _drawer(self, elements: int) -> Callable[[Array], bool]:
+        """What draws a batch of so many elements."""
+        is_shared = self._threads > 1 and elements >= self._shared_elements
+        return self._draw_shared if is_shared else self._sample_rows
 
     def _draw_shared(self, table: Array) -> bool:
         """Draw a table on several threads."""

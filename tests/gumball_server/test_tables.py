@@ -43,6 +43,26 @@ def test_tables_of_any_size_hold_the_same_draws(parameters: dict, max_rows: int)
         assert all(expected[output].tobytes() == got[output].tobytes() for output in expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint16])
+@pytest.mark.parametrize("given", [{}, {"seeds": [3]}, {"mode": "straight_through", "draws": 3, "top_log_probs": 2}])
+def test_requests_that_share_a_plan_are_drawn_as_each_alone(dtype, given: dict):
+    """Those with seeds up to the largest, and one that cannot be drawn, which harms no neighbour."""
+    logits = np.random.default_rng(2).standard_normal((9, 1, 7)).astype(np.float32)
+    logits = (logits.view(np.uint32) >> 16).astype(dtype) if dtype is np.uint16 else logits.astype(dtype)
+    logits[4, 0, 2] = 0x7FC0 if dtype is np.uint16 else np.nan
+    first = sample_request(logits[0], Parameters(seed=None if "seeds" in given else 0, **given))
+    seeds = [None] * 9 if "seeds" in given else [0, 1, 2**63, 2**64 - 1, 7, 7, 2**53, 5, 2**32]
+    requests = [first._replace(logits=row, seed=seed) for row, seed in zip(logits, seeds, strict=True)]
+    worker = Worker(cpu.sample_rows, threads=1)
+    together, alone = worker.run(requests), [worker.run([request])[0] for request in requests]
+    assert str(together[4]) == str(alone[4]) == "logits[0][2]: NaN"
+    for number in (0, 1, 2, 3, 5, 6, 7, 8):
+        assert list(together[number]) == list(alone[number])
+        for output, expected in alone[number].items():
+            assert together[number][output].shape == expected.shape
+            assert together[number][output].tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("limit", [1, 100, 1000, 10**9])
 def test_a_row_is_cut_by_its_draws(limit: int):
     """The pieces together have all its draws, in order, and what is one a row is written once."""
