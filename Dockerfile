@@ -22,7 +22,7 @@ COPY service service
 COPY deploy/image deploy/image
 # The secret is for who has packages from somewhere else than PyPI, and need not be given.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
-    case $GUMBALL_DEVICE in cpu) extras=server,h2corn,tracing ;; cuda) extras=server,h2corn,tracing,cuda ;; *) echo 'DEVICE: cpu or cuda'; exit 1 ;; esac \
+    case $GUMBALL_DEVICE in cpu) extras=server,tracing ;; cuda) extras=server,tracing,cuda ;; *) echo 'DEVICE: cpu or cuda'; exit 1 ;; esac \
  && python3 -m venv --without-pip /opt/gumball \
  && pip --python /opt/gumball/bin/python install --no-cache-dir --no-compile --constraint deploy/image/constraints.txt ".[$extras]" \
  && find /opt/gumball/lib -type d -name tests -prune -exec rm -r {} + \

@@ -94,15 +94,15 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def h2corn_server() -> Iterator[Server]:
+def aio_server() -> Iterator[Server]:
     """A server with the other engine for gRPC."""
-    yield from shared("--grpc-engine", "h2corn")
+    yield from shared("--grpc-engine", "aio")
 
 
-@pytest.fixture(scope="session", params=["aio", "h2corn"])
+@pytest.fixture(scope="session", params=["native", "aio"])
 def grpc_server(request) -> Server:
     """A server with each engine for gRPC."""
-    return request.getfixturevalue({"aio": "server", "h2corn": "h2corn_server"}[request.param])
+    return request.getfixturevalue({"native": "server", "aio": "aio_server"}[request.param])
 
 
 @pytest.fixture(scope="session")

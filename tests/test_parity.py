@@ -92,12 +92,12 @@ def stream_way(channel: grpc.Channel) -> Way:
 
 
 @pytest.fixture(scope="module")
-def ways(server, h2corn_server) -> Iterator[dict[str, Way]]:
+def ways(server, aio_server) -> Iterator[dict[str, Way]]:
     """Every way in. The client sends raw bytes over HTTP, and messages over gRPC: small ones on a stream."""
     with (
         Client(server.http) as http,
         Client(server.grpc) as grpc_client,
-        Client(h2corn_server.grpc) as h2corn_client,
+        Client(aio_server.grpc) as aio_client,
         Client("local:") as local,
         grpc.insecure_channel(server.addresses["grpc"], [("grpc.max_receive_message_length", -1)]) as channel,
     ):
@@ -106,14 +106,14 @@ def ways(server, h2corn_server) -> Iterator[dict[str, Way]]:
             "npy": npy_way(server),
             "octet-stream": client_way(http),
             "grpc": client_way(grpc_client),
-            "grpc on h2corn": client_way(h2corn_client),
+            "grpc on grpcio": client_way(aio_client),
             "stream": stream_way(channel),
             "in process": client_way(local),
         }
 
 
 each_way = pytest.mark.parametrize(
-    "way", ["json", "npy", "octet-stream", "grpc", "grpc on h2corn", "stream", "in process"]
+    "way", ["json", "npy", "octet-stream", "grpc", "grpc on grpcio", "stream", "in process"]
 )
 
 
@@ -191,9 +191,9 @@ def client_answer(address: str, vector: ParameterVector) -> dict[str, np.ndarray
 
 
 @pytest.mark.parametrize("vector", PARAMETER_VECTORS, ids=lambda vector: vector.name)
-def test_every_parameter_gives_its_published_bits_through_every_way_in(server, h2corn_server, vector: ParameterVector):
+def test_every_parameter_gives_its_published_bits_through_every_way_in(server, aio_server, vector: ParameterVector):
     """JSON, NumPy files, raw bytes, messages and in process."""
     assert vector.agrees(json_answer(server, vector))
     assert vector.agrees(npy_answer(server, vector))
-    for address in (server.http, server.grpc, h2corn_server.grpc, "local:"):
+    for address in (server.http, server.grpc, aio_server.grpc, "local:"):
         assert vector.agrees(client_answer(address, vector)), address

@@ -8,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-"]
-report = json.loads(subprocess.check_output([*pip, f"{HERE.parent.parent}[server,h2corn,tracing]"]))
+report = json.loads(subprocess.check_output([*pip, f"{HERE.parent.parent}[server,tracing]"]))
 installed = [each["metadata"] for each in report["install"]]
 pins = sorted(f"{each['name'].lower()}=={each['version']}\n" for each in installed if each["name"] != "gumball")
 (HERE / "constraints.txt").write_text("".join(pins))

@@ -11,6 +11,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from gumball_server.batcher import Batcher, Outcome, Pending
@@ -118,6 +119,11 @@ class Exchange:
         self._idle = asyncio.Event()  # set, but for when somebody waits for it
         self._idle.set()
         self._in_threads: set[asyncio.Task[None]] = set()  # the loop keeps only weak references
+
+    @cached_property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """That on which requests come; to be asked for there first."""
+        return asyncio.get_running_loop()
 
     def is_open(self) -> bool:
         """Whether there is what draws."""

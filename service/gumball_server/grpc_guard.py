@@ -7,7 +7,7 @@ import grpc
 
 from gumball_server.domain import SamplingError
 from gumball_server.exchange import Exchange
-from gumball_server.grpc_server import refuse
+from gumball_server.grpc_sample import refuse
 from gumball_server.grpc_stream import authorization_of
 from gumball_server.security import Certificates, Tokens
 from gumball_server.wire import inference

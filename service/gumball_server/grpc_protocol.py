@@ -1,5 +1,6 @@
 """gRPC as HTTP/2 carries it: the framing of messages, timeouts, metadata and statuses. Pure, no server."""
 
+import binascii
 import re
 import urllib.parse
 import zlib
@@ -71,6 +72,17 @@ def inflate(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
     return inflated
 
 
+def only_message(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
+    """The one message of a request that is whole. Raises SamplingError."""
+    size = int.from_bytes(body[1:PREFIX_BYTES], "big")
+    if len(body) >= PREFIX_BYTES and size > max_bytes:
+        raise too_large(max_bytes)
+    if len(body) != PREFIX_BYTES + size:
+        raise MalformedError("the request must have one message, and end with it")
+    message = body[PREFIX_BYTES:]
+    return inflate(message, encoding, max_bytes) if body[0] else message
+
+
 def seconds(timeout: bytes) -> float:
     """Of the header grpc-timeout. Raises SamplingError."""
     if not (parsed := _TIMEOUT.fullmatch(timeout)):
@@ -79,12 +91,15 @@ def seconds(timeout: bytes) -> float:
 
 
 def metadata(headers: Headers) -> tuple[tuple[str, str | bytes], ...]:
-    """What the caller sent along."""
-    return tuple(
-        (name.decode(), b64decode(value + b"==") if name.endswith(b"-bin") else value.decode("latin-1"))
-        for name, value in headers
-        if not name.startswith(b"grpc-") and name not in (b"te", b"content-type")
-    )
+    """What the caller sent along. Raises SamplingError."""
+    try:
+        return tuple(
+            (name.decode(), b64decode(value + b"==") if name.endswith(b"-bin") else value.decode("latin-1"))
+            for name, value in headers
+            if not name.startswith(b"grpc-") and name not in (b"te", b"content-type")
+        )
+    except binascii.Error as error:
+        raise MalformedError(f"metadata that is not base64: {error}") from None
 
 
 def metadata_headers(metadata: Metadata) -> Headers:

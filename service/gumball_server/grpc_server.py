@@ -1,79 +1,52 @@
 """The gRPC transport: `gumball.v1.SamplingService`, health and reflection."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError
-from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
-from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from gumball.v1 import sampling_pb2 as pb
 
-from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleResult, SamplingError
-from gumball_server.exchange import LARGE_BYTES, LARGE_RAW_BYTES, Ask, Call, Count, Exchange, Headers
-from gumball_server.grpc_asgi import Check, GrpcApplication
-from gumball_server.grpc_protocol import Metadata
-from gumball_server.grpc_stream import Streams, deadline_in, deadline_of
+from gumball_server.domain import SamplingError
+from gumball_server.exchange import Exchange, Headers
+from gumball_server.grpc_sample import SERVICE, SampleCall, refuse
+from gumball_server.grpc_stream import Streams
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle, State
 from gumball_server.settings import Settings
-from gumball_server.wire import inference, message
+from gumball_server.wire import inference
 
-SERVICE = pb.DESCRIPTOR.services_by_name["SamplingService"].full_name
-SAMPLE = f"{SERVICE}/Sample"
-
-STATUS = {
-    Reason.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
-    Reason.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Reason.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    Reason.MEDIA_TYPE: grpc.StatusCode.UNIMPLEMENTED,
-    Reason.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Reason.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
-    Reason.CANCELLED: grpc.StatusCode.CANCELLED,
-    Reason.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
-    Reason.INTERNAL: grpc.StatusCode.INTERNAL,
-}
-# Errors travel in metadata, of which clients take 8 KiB; a name that is at fault may be longer.
-MESSAGE_CHARACTERS = 256
-# By how much a caller may see his deadline pass before we do: the time that his request took to get here.
-EARLY_SECONDS = 0.05
 MIN_PING_INTERVAL_MS = 10_000  # clients behind proxies that drop idle connections ask this often; less is abuse
 
 
-class SampleCall(Call[bytes]):
-    """A small request, or one that is little but logits."""
+class LoneCall(SampleCall):
+    """One on gRPC's own server, which brings them one a turn of the loop, each to a coroutine of its own."""
 
-    __slots__ = ("_body", "_context", "_id", "_outcome", "_waiting")
+    __slots__ = ("_context", "_outcome", "_waiting")
 
-    operation = SAMPLE
+    comes_alone = True
 
     def __init__(self, exchange: Exchange, body: bytes, context: Any) -> None:
-        super().__init__(exchange, LARGE_RAW_BYTES)
-        self._body = body
+        super().__init__(exchange, body, context.time_remaining())
         self._context = context
-        self._id = 0
         self._outcome: bytes | SamplingError | None = None  # once it has ended, and is counted
         self._waiting: asyncio.Future[bytes | SamplingError] | None = None  # if that is not at once
 
     async def response(self) -> bytes:
         """What it comes to. Raises SamplingError; cancelling it withdraws the request."""
         self.exchange.open()
-        self.exchange.begin(self)
+        self.begin()
         outcome = self._outcome
         if outcome is None:
             self._waiting = asyncio.get_running_loop().create_future()
             try:
                 outcome = await self._waiting
             except asyncio.CancelledError:
-                if self._outcome is None and not _is_due(self._context):
+                if self._outcome is None and not self.is_due():  # else its deadline ends it
                     self.exchange.abandon(self)
                 raise
         if isinstance(outcome, SamplingError):
@@ -83,18 +56,6 @@ class SampleCall(Call[bytes]):
     def headers(self) -> Headers:
         headers: Headers = self._context.invocation_metadata()
         return headers
-
-    def decode(self) -> tuple[SampleRequest, float | None]:
-        if (seen := message.decode_seen(self._body)) is not None:
-            request, self._id = seen
-            return request, deadline_in(self._context.time_remaining())
-        parsed = parse(pb.SampleRequest, self._body)
-        self._id = parsed.id
-        deadline = deadline_of(parsed, self._context.time_remaining())
-        return message.decode(parsed), deadline
-
-    def encode(self, result: SampleResult) -> bytes:
-        return message.encode(result, self._id)
 
     def reply(self, answer: bytes) -> None:
         self._end(answer)
@@ -108,41 +69,23 @@ class SampleCall(Call[bytes]):
             self._waiting.set_result(outcome)
 
 
-class LoneCall(SampleCall):
-    """One on gRPC's own server, which brings them one a turn of the loop."""
-
-    __slots__ = ()
-
-    comes_alone = True
-
-
 class SamplingService:
     """The methods of the service, from bytes to bytes: a message that does not parse is ours to refuse."""
 
-    def __init__(self, call: type[SampleCall], exchange: Exchange, streams: Streams, info: Info) -> None:
-        self._call = call
+    def __init__(self, exchange: Exchange, streams: Streams, info: Info) -> None:
         self._exchange = exchange
         self._streams = streams
         self._info = info
 
     async def sample(self, body: bytes, context: Any) -> bytes:
-        asked: SampleCall | Count
+        call = LoneCall(self._exchange, body, context)
         try:
-            if len(body) <= LARGE_BYTES or self._is_copied(body):
-                asked = self._call(self._exchange, body, context)
-                answer = await asked.response()
-            else:
-                asked = Count(SAMPLE, context.invocation_metadata)
-                answer = await self._exchange.answer(partial(_ask, body, context), asked)
+            answer = await call.response()
         except SamplingError as error:
-            await refuse(context, error, _trace_metadata(asked))
-        if asked.traceresponse is not None:
-            context.set_trailing_metadata(_trace_metadata(asked))
+            await refuse(context, error, call.trace_metadata())
+        if call.traceresponse is not None:
+            context.set_trailing_metadata(call.trace_metadata())
         return answer
-
-    def _is_copied(self, body: bytes) -> bool:
-        """Whether a message is read sooner than a thread begins, for all but its logits is short."""
-        return len(body) <= LARGE_RAW_BYTES and self._exchange.is_open() and message.is_short(body)
 
     async def refuse(self, context: Any, error: SamplingError) -> None:
         """End a call that came to no handler."""
@@ -153,8 +96,6 @@ class SamplingService:
         try:
             await self._streams.serve(context)
         except SamplingError as error:
-            if error.reason is not Reason.UNAVAILABLE:  # a message is at fault, and none of its requests was counted
-                self._exchange.count_refusal(error)
             await refuse(context, error)
 
     async def get_info(self, body: bytes, context: Any) -> bytes:
@@ -197,28 +138,12 @@ def create_server(
 ) -> grpc.aio.Server:
     """A server that has no address and is not started yet; `inference_handlers` are those of `inference.SERVICE`."""
     server = grpc.aio.server(interceptors=interceptors, options=_options(settings))
-    service = SamplingService(LoneCall, exchange, streams, info)
-    _add_services(_Generic(server), service, lifecycle, inference_handlers)
+    service = SamplingService(exchange, streams, info)
+    add_services(_Generic(server), service, lifecycle, inference_handlers)
     return server
 
 
-def create_application(
-    exchange: Exchange,
-    streams: Streams,
-    lifecycle: Lifecycle,
-    info: Info,
-    settings: Settings,
-    inference_handlers: grpc.GenericRpcHandler,
-    check: Check | None,
-) -> GrpcApplication:
-    """The same for a server of ASGI."""
-    service = SamplingService(SampleCall, exchange, streams, info)
-    application = GrpcApplication(settings.max_request_bytes, service.refuse, check)
-    _add_services(application, service, lifecycle, inference_handlers)
-    return application
-
-
-def _add_services(
+def add_services(
     server: Any, service: SamplingService, lifecycle: Lifecycle, inference_handlers: grpc.GenericRpcHandler
 ) -> None:
     """`server` is a grpc.aio.Server, or takes handlers as one does."""
@@ -267,64 +192,6 @@ def _add_health(server: Any, lifecycle: Lifecycle) -> None:
             task.add_done_callback(tasks.discard)
 
     lifecycle.listen(tell)
-
-
-async def _ask(body: bytes, context: Any) -> Ask[bytes]:
-    parsed = parse(pb.SampleRequest, body)
-    return Ask(
-        body_bytes=len(body),
-        decode=lambda: message.decode(parsed),
-        encode=lambda result: message.encode(result, parsed.id),
-        large_answer=LARGE_RAW_BYTES,
-        deadline=deadline_of(parsed, context.time_remaining()),
-        attend=partial(_until_due, context),
-    )
-
-
-async def _until_due(context: Any, sampling: Coroutine[None, None, SampleResult]) -> SampleResult:
-    """The result. A caller who leaves when his call is due does not cancel it: its deadline ends it."""
-    result = asyncio.ensure_future(sampling)
-    try:
-        return await asyncio.shield(result)
-    except asyncio.CancelledError:
-        if _is_due(context):
-            return await result
-        result.cancel()
-        raise
-
-
-def _is_due(context: Any) -> bool:
-    remaining = context.time_remaining()
-    return remaining is not None and remaining < EARLY_SECONDS
-
-
-def parse(kind: Any, body: bytes) -> Any:
-    """A message of this class."""
-    try:
-        return kind.FromString(body)
-    except DecodeError:
-        raise MalformedError(f"the message does not parse as {kind.DESCRIPTOR.full_name}") from None
-
-
-async def refuse(context: Any, error: SamplingError, metadata: Metadata = ()) -> NoReturn:
-    """End a call with an error: its status for people, and google.rpc.Status for programs."""
-    details = _details(error).SerializeToString()
-    trailing = (("grpc-status-details-bin", details), *metadata)
-    await context.abort(STATUS[error.reason], str(error)[:MESSAGE_CHARACTERS], trailing)
-    raise error  # abort has raised already
-
-
-def _trace_metadata(asked: SampleCall | Count) -> Metadata:
-    return () if asked.traceresponse is None else (("traceresponse", asked.traceresponse),)
-
-
-def _details(error: SamplingError) -> Status:
-    status = Status(code=STATUS[error.reason].value[0], message=str(error)[:MESSAGE_CHARACTERS])
-    metadata = {"field": error.field[:MESSAGE_CHARACTERS]} if error.field else {}
-    status.details.add().Pack(ErrorInfo(reason=error.reason.value, domain="gumball", metadata=metadata))
-    if error.retry_seconds is not None:
-        status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=error.retry_seconds)))
-    return status
 
 
 def _info_message(info: Info) -> pb.GetInfoResponse:

@@ -6,17 +6,18 @@ a message costs a hundred times what a request in it does.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
+from contextlib import suppress
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
-from gumball.framing import stream_message
+from gumball.framing import items_of, stream_message
 from gumball.v1 import sampling_pb2 as pb
 
 from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleResult, SamplingError
 from gumball_server.exchange import LARGE_RAW_BYTES, Call, Exchange, Headers
+from gumball_server.grpc_sample import parse
 from gumball_server.security import Tokens
 from gumball_server.wire import message
 
@@ -64,47 +65,51 @@ class Streams:
 
 
 class StreamCall(Call[bytes]):
-    """A request of a stream."""
+    """A request of a stream, as its message: encoded, and parsed only if none like it was seen before."""
 
-    __slots__ = ("message", "stream")
+    __slots__ = ("body", "id", "parsed", "stream")
 
     operation = "gumball.v1.SamplingService/SampleStream"
 
-    def __init__(self, exchange: Exchange, stream: "Stream", request: pb.SampleRequest) -> None:
+    def __init__(self, exchange: Exchange, stream: "Stream", body: bytes) -> None:
         super().__init__(exchange, LARGE_RAW_BYTES)
         self.stream = stream
-        self.message = request
+        self.body = body
+        self.id = 0
+        self.parsed: pb.SampleRequest | None = None
 
     def headers(self) -> Headers:
-        if self.message.HasField("trace"):
-            trace = self.message.trace
-            return ("traceparent", trace.traceparent), ("tracestate", trace.tracestate)
+        with suppress(MalformedError):
+            if (parsed := self._parse()).HasField("trace"):
+                return ("traceparent", parsed.trace.traceparent), ("tracestate", parsed.trace.tracestate)
         return self.stream.headers()
 
     def decode(self) -> tuple[SampleRequest, float | None]:
-        deadline = deadline_of(self.message)
-        return message.decode(self.message), deadline
+        if (seen := message.decode_seen(self.body)) is not None:
+            request, self.id, seconds = seen
+        else:
+            parsed = self._parse()
+            seconds = message.timeout(parsed)
+            request = message.decode(parsed)
+        return request, None if seconds is None else self.exchange.loop.time() + seconds
+
+    def _parse(self) -> pb.SampleRequest:
+        if self.parsed is None:
+            self.parsed = parse(pb.SampleRequest, self.body)
+            self.id = self.parsed.id
+        return self.parsed
 
     def encode(self, result: SampleResult) -> bytes:
-        return message.encode(result, self.message.id)
+        return message.encode(result, self.id)
 
     def reply(self, answer: bytes) -> None:
         self.stream.answer(self, answer)
 
     def refuse(self, error: SamplingError) -> None:
-        self.stream.answer(self, message.encode_error(error, self.message.id, error.retry_seconds))
-
-
-def deadline_of(request: pb.SampleRequest, remaining: float | None = None) -> float | None:
-    """The deadline of a request, in the loop's time, whose call has `remaining` seconds left. Raises SamplingError."""
-    if (timeout := message.timeout(request)) is not None:
-        remaining = timeout if remaining is None else min(timeout, remaining)
-    return deadline_in(remaining)
-
-
-def deadline_in(seconds: float | None) -> float | None:
-    """The same in so many seconds, or never."""
-    return None if seconds is None else asyncio.get_running_loop().time() + seconds
+        if isinstance(error, MalformedError) and self.parsed is None:  # it cannot even be told which one it is
+            self.stream.break_off(self, error)
+        else:
+            self.stream.answer(self, message.encode_error(error, self.id, error.retry_seconds))
 
 
 class Stream:
@@ -154,6 +159,7 @@ class Stream:
             while (body := await self._next()) is not None:
                 await self._start(body)
         except SamplingError as error:
+            self._exchange.count_refusal(error)
             self._end = error  # once what came before is answered
         finally:
             self._read_all = True
@@ -174,8 +180,10 @@ class Stream:
         """Start every request of a message, in time."""
         if self._tokens is not None:  # the one that opened the stream may have been taken back since
             self._tokens.check(authorization_of(self._context.invocation_metadata()))
-        parsed = _parse(body)
-        for started, request in enumerate(parsed.requests, 1):
+        requests, withdrawn = items_of(body), frozenset[int]()
+        if requests is None:
+            requests, withdrawn = _parts_of(body)
+        for started, request in enumerate(requests, 1):
             while self._unanswered >= MAX_UNANSWERED or self._unsent_bytes >= MAX_UNSENT_BYTES:
                 self._room.clear()
                 await self._room.wait()
@@ -183,13 +191,15 @@ class Stream:
             self._calls.add(call := StreamCall(self._exchange, self, request))
             self._exchange.open()
             self._exchange.begin(call)
+            if self._end is not None:
+                return
             if started % STARTED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        if parsed.withdrawn:
-            self._withdraw(set(parsed.withdrawn))
+        if withdrawn:
+            self._withdraw(withdrawn)
 
-    def _withdraw(self, ids: set[int]) -> None:
-        for call in [call for call in self._calls if call.message.id in ids]:
+    def _withdraw(self, ids: Set[int]) -> None:
+        for call in [call for call in self._calls if call.id in ids]:
             self._calls.remove(call)
             self._exchange.abandon(call)
             self._answered(1)
@@ -201,6 +211,12 @@ class Stream:
         self._answers.append(response)
         self._unsent_bytes += len(response)
         self._to_write.set()
+
+    def break_off(self, call: StreamCall, error: SamplingError) -> None:
+        """Read nothing after a call that is not to be understood."""
+        self._calls.remove(call)
+        self._end = error
+        self._answered(1)
 
     async def _write(self) -> None:
         while self._unanswered or not self._read_all:
@@ -238,11 +254,9 @@ def authorization_of(metadata: Iterable[tuple[str, Any]]) -> bytes:
     return next((str(value).encode() for name, value in metadata if name == "authorization"), b"")
 
 
-def _parse(body: bytes) -> pb.SampleStreamRequest:
-    try:
-        parsed = pb.SampleStreamRequest.FromString(body)
-    except DecodeError:
-        raise MalformedError("the message does not parse as gumball.v1.SampleStreamRequest") from None
+def _parts_of(body: bytes) -> tuple[list[bytes], frozenset[int]]:
+    """The encoded requests of a message, and the ids that it withdraws. Raises SamplingError."""
+    parsed = parse(pb.SampleStreamRequest, body)
     if len(UnknownFieldSet(parsed)):
         raise MalformedError("the message has a field that is unknown here")
-    return parsed
+    return [request.SerializeToString() for request in parsed.requests], frozenset(parsed.withdrawn)

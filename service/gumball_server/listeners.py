@@ -17,11 +17,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gumball_server.batcher import Batcher
 from gumball_server.exchange import Exchange
-from gumball_server.grpc_asgi import GrpcApplication
+from gumball_server.grpc_calls import GrpcApplication
 from gumball_server.grpc_guard import Guard as GrpcGuard
 from gumball_server.grpc_guard import credentials
-from gumball_server.grpc_server import create_application, create_server
+from gumball_server.grpc_native import NativeServer, create_application
+from gumball_server.grpc_server import create_server
 from gumball_server.grpc_stream import Streams
+from gumball_server.http2.connection import Ages
 from gumball_server.http_guard import OPEN_PATHS, guard
 from gumball_server.http_protocol import SampleProtocol
 from gumball_server.http_sample import HeadReader, problem
@@ -80,7 +82,7 @@ class HttpServer(uvicorn.Server):
 
 
 class GrpcServer(Protocol):
-    """What a grpc.aio.Server and an H2cornServer have in common."""
+    """What a grpc.aio.Server and a NativeServer have in common."""
 
     async def start(self) -> None: ...
 
@@ -141,7 +143,7 @@ async def listen(
     guarded = guard(tokens, exchange, problem, open_paths)
     app = create_app(exchange, heads, metrics, lifecycle, told, settings.origins, v2, guarded)
     protocol = partial(SampleProtocol, exchange, heads, {}, bool(settings.origins), tokens)
-    servers = [HttpServer(app, [http], settings.idle_seconds, protocol, certificates.context if certificates else None)]
+    servers = [HttpServer(app, [http], settings.idle_seconds, protocol, certificates.http if certificates else None)]
     if settings.http_uds:
         addresses["http_uds"] = settings.http_uds
         servers.append(HttpServer(app, [_unix(settings.http_uds)], settings.idle_seconds, protocol))
@@ -159,7 +161,7 @@ async def listen(
         grpc_server, port = _aio(settings, server, certificates)
     else:
         application = create_application(*handlers, guard_of_grpc and guard_of_grpc.check)
-        grpc_server, port = _h2corn(settings, application, certificates)
+        grpc_server, port = _native(settings, application, certificates)
     addresses["grpc"] = f"{host}:{port}"
     if settings.grpc_uds:
         addresses["grpc_uds"] = settings.grpc_uds
@@ -182,19 +184,20 @@ def _aio(settings: Settings, server: Any, certificates: Certificates | None) -> 
     return server, port
 
 
-def _h2corn(
+def _native(
     settings: Settings, application: GrpcApplication, certificates: Certificates | None
 ) -> tuple[GrpcServer, int]:
-    """The server of the extra `h2corn` with its addresses, and its port."""
-    try:
-        from gumball_server.h2corn_server import H2cornServer
-    except ModuleNotFoundError as missing:
-        raise OSError(f"the gRPC engine h2corn needs pip install 'gumball[h2corn]': {missing}") from None
+    """Our own with its addresses, and its port."""
     sockets = [_tcp(settings, settings.grpc_port)]
     port = sockets[0].getsockname()[1]
     if settings.grpc_uds:
         sockets.append(_unix(settings.grpc_uds))
-    return H2cornServer(application, sockets, certificates, settings.idle_seconds, settings.drain_seconds), port
+    ages = Ages(
+        settings.grpc_keepalive_seconds,
+        settings.grpc_max_connection_age_seconds,
+        settings.grpc_max_connection_age_grace_seconds,
+    )
+    return NativeServer(application, sockets, certificates, ages), port
 
 
 def _in_url(host: str) -> str:

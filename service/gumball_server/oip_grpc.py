@@ -9,7 +9,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from gumball_server.domain import SamplingError
 from gumball_server.exchange import Ask, Count, Exchange
-from gumball_server.grpc_server import parse, refuse
+from gumball_server.grpc_sample import parse, refuse
 from gumball_server.oip_model import Model, Told
 from gumball_server.wire import inference, oip_message
 from gumball_server.wire.inference import ModelInferRequest, ModelStreamInferResponse

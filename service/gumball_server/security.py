@@ -21,6 +21,8 @@ log = logging.getLogger("gumball.security")
 # Files are looked at, since what replaces them (Kubernetes swaps links) gives no event that all systems have.
 LOOK_SECONDS = 1.0
 
+_PROTOCOLS = ("http/1.1", "h2")  # of which TLS tells clients
+
 
 class FromFiles(ABC):
     """What is made of some files, and made anew when they change."""
@@ -80,9 +82,7 @@ class Certificates(FromFiles):
     def __init__(self, cert: str, key: str, client_ca: str) -> None:
         self.cert, self.key, self.client_ca = cert, key, client_ca
         super().__init__(*filter(None, (cert, key, client_ca)))
-        self.context = self._latest
-        # Each handshake goes on with the context of the day: to one in use, authorities could only be added.
-        self.context.sni_callback = self._use_latest
+        self.http, self.http2 = (self._first_of(protocol) for protocol in _PROTOCOLS)
 
     def load(self) -> None:
         pem = Pem(
@@ -90,10 +90,12 @@ class Certificates(FromFiles):
             _read("tls_key", self.key),
             _read("tls_client_ca", self.client_ca) if self.client_ca else None,
         )
-        self._latest, self.pem = self._context(pem.client_ca), pem
+        self._latest = {protocol: self._context(pem.client_ca, protocol) for protocol in _PROTOCOLS}
+        self.pem = pem
 
-    def _context(self, client_ca: bytes | None) -> ssl.SSLContext:
+    def _context(self, client_ca: bytes | None, protocol: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols([protocol])
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
             context.load_cert_chain(self.cert, self.key, _no_password)
@@ -109,8 +111,15 @@ class Certificates(FromFiles):
                 raise SettingsError(f"tls_client_ca: {error}") from None
         return context
 
-    def _use_latest(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-        connection.context = self._latest
+    def _first_of(self, protocol: str) -> ssl.SSLContext:
+        """A context whose handshakes go on with that of the day: to one in use, authorities could only be added."""
+
+        def use_latest(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+            connection.context = self._latest[protocol]
+
+        context = self._latest[protocol]
+        context.sni_callback = use_latest
+        return context
 
 
 def _no_password() -> NoReturn:

@@ -35,7 +35,7 @@ class Settings:
     admin_port: int = _setting(-1, "port for metrics, health and info alone; 0: any free one, -1: none", -1, 65535)
     http_uds: str = _setting("", "also serve HTTP on this Unix socket")
     grpc_uds: str = _setting("", "also serve gRPC on this Unix socket")
-    grpc_engine: str = _setting("aio", "what carries gRPC: aio, or h2corn of the extra of that name")
+    grpc_engine: str = _setting("native", "what carries gRPC: native, which is our own, or aio, which is grpcio's")
     device: str = _setting(
         "auto", "where to sample: cpu, cuda for every GPU, cuda:0,cuda:2 for these, auto for GPUs if any"
     )
@@ -83,10 +83,8 @@ class Settings:
             raise SettingsError("tls_cert, tls_key: must be given together")
         if self.tls_client_ca and not self.tls_cert:
             raise SettingsError("tls_client_ca: must have a tls_cert")
-        if self.grpc_engine not in ("aio", "h2corn"):
-            raise SettingsError(f"grpc_engine: must be aio or h2corn, is {self.grpc_engine!r}")
-        if self.grpc_engine == "h2corn" and self.grpc_max_connection_age_seconds:
-            raise SettingsError("grpc_max_connection_age_seconds: must be 0 with grpc_engine h2corn")
+        if self.grpc_engine not in ("aio", "native"):
+            raise SettingsError(f"grpc_engine: must be native or aio, is {self.grpc_engine!r}")
         if self.trace_endpoint and not self.trace_endpoint.startswith(("http://", "https://")):
             raise SettingsError(f"trace_endpoint: must be http:// or https://, is {self.trace_endpoint!r}")
         if self.log_level not in ("debug", "info", "warning", "error"):

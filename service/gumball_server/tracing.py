@@ -26,7 +26,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from gumball_server.batcher import Batcher, Outcome
 from gumball_server.domain import Reason, SampleRequest, SampleResult, SamplingError
 from gumball_server.exchange import Ask, Call, Count, Exchange, Headers
-from gumball_server.grpc_server import STATUS
+from gumball_server.grpc_sample import STATUS
 from gumball_server.http_sample import problem
 from gumball_server.info import VERSION
 from gumball_server.metrics import Metrics

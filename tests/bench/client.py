@@ -3,7 +3,7 @@
 The server has one core and this process another. Each way runs several times, in turn with the others; the medians are
 told: calls a second, and microseconds of CPU time a call here and in the server.
 
-    python tests/bench/client.py [--callers 64] [--seconds 2] [--rounds 5]
+    python tests/bench/client.py [--callers 64] [--seconds 2] [--rounds 5] [--engine native]
 """
 
 import argparse
@@ -114,8 +114,9 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--engine", choices=("aio", "native"), default="native")
     options = parser.parse_args()
-    server = Server("--threads", "1")
+    server = Server("--threads", "1", "--grpc-engine", options.engine)
     first, *_, last = sorted(os.sched_getaffinity(0))
     for task in Path(f"/proc/{server.process.pid}/task").iterdir():
         os.sched_setaffinity(int(task.name), {last})

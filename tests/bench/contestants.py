@@ -18,7 +18,7 @@ import grpc
 from cases import MESSAGE_BYTES, Case, Form, ask
 from prometheus_client.parser import text_string_to_metric_families
 
-ON_H2CORN = ("--grpc-engine=h2corn",)
+AIO = ("--grpc-engine=aio",)
 SERVERS = Path(__file__).parent / "servers"
 START_SECONDS = 180
 STOP_SECONDS = 10
@@ -54,8 +54,8 @@ class Mosec(Contestant):
 CONTESTANTS = (
     Contestant("gumball", ("-m", "gumball_server"), counts=True),
     Contestant("echo", (str(SERVERS / "echo.py"),)),
-    Contestant("gumball-h2corn", ("-m", "gumball_server", *ON_H2CORN), frozenset({Form.GRPC}), counts=True),
-    Contestant("echo-h2corn", (str(SERVERS / "echo.py"), *ON_H2CORN), frozenset({Form.GRPC})),
+    Contestant("gumball-aio", ("-m", "gumball_server", *AIO), frozenset({Form.GRPC}), counts=True),
+    Contestant("echo-aio", (str(SERVERS / "echo.py"), *AIO), frozenset({Form.GRPC})),
     Contestant("naive", (str(SERVERS / "naive.py"),), frozenset({Form.JSON, Form.GRPC})),
     Mosec("mosec", (str(SERVERS / "batching.py"),), frozenset({Form.JSON, Form.BINARY})),
 )

@@ -4,11 +4,11 @@ python tests/bench/service.py --mixed --write        everything, into README.md;
 python tests/bench/service.py --servers gumball,echo --k 10 --connections 64 --forms json --modes hard --seconds 2
 python tests/bench/service.py --mixed --forms ""     only small requests between bodies of 10 MB
 
-gumball is the service; echo its floor, the same body sent back by the same servers (uvicorn, grpc.aio); -h2corn both
-with that engine for gRPC; naive a typed FastAPI route and a grpc.aio method that call PyTorch's gumbel_softmax; mosec a
-server that batches, with PyTorch. Each has one core (all its processes), and h2load (Debian: nghttp2-client) the other.
-Servers take turns, `--repeats` times, and the best of each figure counts, for what else the machine does only ever
-adds. CPU time a request is what noise spares most. A request that fails ends the benchmark.
+gumball is the service; echo its floor, the same body sent back by the same servers (uvicorn, and our own for gRPC);
+-aio both with grpcio's for gRPC; naive a typed FastAPI route and a grpc.aio method that call PyTorch's gumbel_softmax;
+mosec a server that batches, with PyTorch. Each has one core (all its processes), and h2load (Debian: nghttp2-client)
+the other. Servers take turns, `--repeats` times, and the best of each figure counts, for what else the machine does
+only ever adds. CPU time a request is what noise spares most. A request that fails ends the benchmark.
 """
 
 import argparse

@@ -44,7 +44,7 @@ def message(draws: int, **fields) -> pb.SampleRequest:
     return pb.SampleRequest(logits=logits, draws=draws, seed=7, **fields)
 
 
-ENGINES = ["aio", "h2corn"]
+ENGINES = ["native", "aio"]
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 
 SLOW, QUICK = message(SLOW_DRAWS), message(QUICK_DRAWS)
@@ -331,7 +331,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("name", "engine"),
-    [("http-port", "aio"), ("grpc-port", "aio"), ("grpc-port", "h2corn"), ("admin-port", "aio")],
+    [("http-port", "native"), ("grpc-port", "aio"), ("grpc-port", "native"), ("admin-port", "native")],
 )
 def test_a_port_that_is_taken_ends_it_with_a_clear_message(name, engine):
     """The message has the port, and no traceback."""
@@ -370,7 +370,6 @@ def test_a_cache_that_cannot_be_written_ends_it_with_a_clear_message(tmp_path: P
         (["--device", "tpu"], {}, "device"),
         (["--log-level", "loud"], {}, "log_level"),
         (["--grpc-engine", "twisted"], {}, "grpc_engine"),
-        (["--grpc-engine", "h2corn", "--grpc-max-connection-age-seconds", "1"], {}, "grpc_max_connection_age_seconds"),
         (["--grace-seconds", "nan"], {}, "grace_seconds"),
         (["--drain-seconds", "inf"], {}, "drain_seconds"),
         (["--max-queue-requests", "0"], {}, "max_queue_requests"),

@@ -44,7 +44,7 @@ ORIGIN = "https://page.example"
 TOKENS = ("first-token", "second-token")
 TOKEN_FILE = b"# who may call\nfirst-token\n\n  second-token\n  # and nobody else\n"
 OTHER_TOKEN = "third-token"  # noqa: S105
-WAYS = ("http", "grpc", "h2corn")  # gRPC by either engine
+WAYS = ("http", "grpc", "native")  # gRPC by either engine
 NAME = "gumball.test"
 LOGITS = np.array([[0.5, 2.0, -1.0], [0.0, 1.0, 1.5]], np.float32)
 EXPECTED = contract.hard(LOGITS, 7, [0, 1])[:, None].tolist()
@@ -156,15 +156,15 @@ def secure(files: Mount) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def secure_h2corn(files: Mount) -> Iterator[Server]:
+def secure_native(files: Mount) -> Iterator[Server]:
     """The same with the other engine for gRPC."""
-    yield from secure_by("h2corn", files)
+    yield from secure_by("native", files)
 
 
 @pytest.fixture
 def secure_way(request, way: str) -> Server:
     """That of these two which is called this way."""
-    return request.getfixturevalue("secure_h2corn" if way == "h2corn" else "secure")
+    return request.getfixturevalue("secure_native" if way == "native" else "secure")
 
 
 @pytest.fixture(scope="module")
@@ -190,15 +190,15 @@ def mutual(identities: Mount) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def mutual_h2corn(identities: Mount) -> Iterator[Server]:
+def mutual_native(identities: Mount) -> Iterator[Server]:
     """The same with the other engine for gRPC."""
-    yield from mutual_by("h2corn", identities)
+    yield from mutual_by("native", identities)
 
 
 @pytest.fixture
 def mutual_way(request, way: str) -> Server:
     """That of these two which is called this way."""
-    return request.getfixturevalue("mutual_h2corn" if way == "h2corn" else "mutual")
+    return request.getfixturevalue("mutual_native" if way == "native" else "mutual")
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +288,7 @@ def test_the_command_line_shows_a_token_from_a_file(secure_way, ca, tmp_path, wa
 def test_old_versions_of_tls_are_refused(files):
     """TLS 1.2 and later."""
     certificates = Certificates(files["cert"], files["key"], "")
-    assert certificates.context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert {each.minimum_version for each in (certificates.http, certificates.http2)} == {ssl.TLSVersion.TLSv1_2}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -312,7 +312,7 @@ def test_a_renewed_certificate_is_shown_and_open_connections_go_on(secure_way, f
         draw(client)
 
 
-@pytest.mark.parametrize("way", ["grpc", "h2corn"])
+@pytest.mark.parametrize("way", ["grpc", "native"])
 def test_a_stream_goes_on_when_the_certificate_is_renewed(secure_way, files, authority, ca, way):
     """On the connection that it has."""
     requests: SimpleQueue[pb.SampleStreamRequest] = SimpleQueue()
@@ -423,9 +423,9 @@ def test_a_certificate_does_not_stand_for_a_token(mutual, authority, ca, tmp_pat
     assert "gumball_requests_total" in httpx.get(f"{mutual.http}/metrics", verify=context).text
 
 
-def test_an_authority_that_is_replaced_is_believed_no_more(mutual, mutual_h2corn, identities, authority, ca, tmp_path):
+def test_an_authority_that_is_replaced_is_believed_no_more(mutual, mutual_native, identities, authority, ca, tmp_path):
     """By both transports of every front end, and both engines of gRPC."""
-    successor, server_of = trustme.CA(), {"http": mutual, "grpc": mutual, "h2corn": mutual_h2corn}
+    successor, server_of = trustme.CA(), {"http": mutual, "grpc": mutual, "native": mutual_native}
     kept = {name: Path(identities[name]).read_bytes() for name in ("cert", "key", "tokens")}
 
     def only_believed(trusted: trustme.CA, other: trustme.CA) -> bool:
@@ -702,3 +702,21 @@ def test_a_token_file_without_tokens_ends_the_start(tmp_path, frontends):
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert line.startswith("gumball serve: token_file: ")
+
+
+@pytest.mark.parametrize(("offered", "agreed"), [(["http/1.1", "h2"], "h2"), (["http/1.1"], None), ([], None)])
+def test_grpc_over_tls_is_http_2_and_nothing_else(secure_native, ca, offered, agreed):
+    """By ALPN (RFC 9113, 3.2); who speaks HTTP/1.1 all the same has no answer in it."""
+    context = ssl.create_default_context(cafile=ca)
+    context.set_alpn_protocols(offered)
+    host, port = secure_native.addresses["grpc"].split(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        assert connection.selected_alpn_protocol() == agreed
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        received = b""
+        while data := connection.recv(1000):
+            received += data
+    assert b"HTTP/1" not in received

@@ -54,7 +54,7 @@ def traced(collector) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def traced_if_asked(collector) -> Iterator[Server]:
     """One with the other engine for gRPC, that traces only what its callers do."""
-    flags = ("--trace-endpoint", collector.url, "--trace-ratio", "0", "--grpc-engine", "h2corn")
+    flags = ("--trace-endpoint", collector.url, "--trace-ratio", "0", "--grpc-engine", "aio")
     server = Server(*flags, environment=SOON)
     yield server
     assert server.stop() == 0

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 from google.protobuf.message import Message
 
-_FIRST_FIELD = b"\x0a"  # field 1, with a length: SampleStreamRequest.requests and SampleStreamResponse.responses
+_FIRST_TAG = 0x0A  # of field 1, with a length: SampleStreamRequest.requests and SampleStreamResponse.responses
+_FIRST_FIELD = bytes((_FIRST_TAG,))
 
 
 def stream_message(items: Iterable[bytes]) -> bytes:
@@ -18,6 +19,33 @@ def stream_message(items: Iterable[bytes]) -> bytes:
     for item in items:
         parts += (_FIRST_FIELD, varint(len(item)), item)
     return b"".join(parts)
+
+
+def items_of(message: bytes) -> list[bytes] | None:
+    """The encoded items of such a message; None if it has anything else, or is not whole."""
+    items: list[bytes] = []
+    at, end = 0, len(message)
+    try:
+        while at < end:
+            size, start = message[at + 1], at + 2
+            if size > 0x7F:
+                size, start = _long_varint(message, at + 1)
+            if message[at] != _FIRST_TAG:
+                return None
+            at = start + size
+            items.append(message[start:at])
+    except IndexError:
+        return None
+    return items if at == end else None
+
+
+def _long_varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number at a place, and where it ends."""
+    number = shift = 0
+    while data[at] > 0x7F:
+        number |= (data[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+    return number | data[at] << shift, at + 1
 
 
 def field_start(kind: type[Message], name: str, size: int) -> bytes:

@@ -1,7 +1,8 @@
-"""Finds what differs from call to call in a message `gumball.v1.SampleRequest`: id, the data of its logits, and seed.
+"""Finds what differs from call to call in a message `gumball.v1.SampleRequest`: its logits' data, id, seed and timeout.
 
-What is left is then the same bytes in many requests. Only what is plainly right is found: fields in the order of their
-numbers, as programs write them, those three at most once. Anything else is for a parser to accept or to refuse.
+What is left is then the same bytes in many requests. Only what is plainly right is found: each field in one place,
+those four at most once; id, seed and timeout before all else, as our client writes them, or the seed after the logits,
+as other programs do. Anything else is for a parser to accept or to refuse.
 """
 
 from typing import Any
@@ -14,12 +15,12 @@ from gumball_server.kernels._text import byte_at
 from gumball_server.kernels.cache import kept
 
 BODY = types.Bytes(types.uint8, 1, "C", readonly=True)
-FOUND = types.Tuple([types.int64] * 5 + [types.uint64] * 2)
+FOUND = types.Tuple([types.int64] * 7 + [types.uint64] * 2)
 
-# Tags of one byte: the number of the field and the type of its value.
-_ID, _LOGITS, _DATA, _SEED = 1 << 3, 2 << 3 | 2, 3 << 3 | 2, 6 << 3
-_NUMBERS_FOUND = (1, 2, 6)
-_LAST_NUMBER = 19  # what comes after it is of one request: how long it may take, and its trace
+# Tags: the number of the field and the type of its value.
+_ID, _LOGITS, _DATA, _SEED, _TIMEOUT = 1 << 3, 2 << 3 | 2, 3 << 3 | 2, 6 << 3, 20 << 3 | 1
+_OWN, _FOUND_ONCE = (1, 6, 20), (1, 2, 6, 20)  # numbers of these fields
+_LAST_NUMBER = 20  # what comes after it, the trace, is of one request
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # types of values
 _MOST_VARINT_BYTES = 10
 
@@ -70,46 +71,61 @@ def _data(i, end):
 
 @njit(FOUND(BODY), cache=kept(), **COMPILED)
 def find_fields(body: Any) -> Any:
-    """Returns where the id ends, which comes first if it is there; where the data start and end; where the seed does.
+    """Returns where id, seed and timeout end that come first; where the data start and end; where a seed does that
+    comes later; whether there is a seed; where the timeout is, a float64, or 0; and the id and the seed, or 0.
 
-    Then the id and the seed, 0 where there is none. The data end at 0 where not all of it could be read.
+    The data end at 0 where not all of it could be read.
     """
     first = np.int64(np.frombuffer(body, np.uint8).ctypes.data)
     end = first + len(body)
-    nothing = 0, 0, 0, 0, 0, np.uint64(0), np.uint64(0)
-    i = id_end = first
-    data = data_end = seed = seed_end = np.int64(0)
+    nothing = 0, 0, 0, 0, 0, 0, 0, np.uint64(0), np.uint64(0)
+    i = own_end = first
+    data = data_end = has_seed = np.int64(0)
+    timeout, seed, seed_end = first, end, end
     id_value = seed_value = np.uint64(0)
-    last = np.uint64(0)
+    last = passed = np.uint64(0)  # the number of the last field, and a bit for that of each before it
     while i < end:
-        byte = byte_at(i)
         start = i
         tag, i = _varint(i, end)
         number = tag >> np.uint64(3)
-        if i < 0 or number < last or number > _LAST_NUMBER or (number == last and number in _NUMBERS_FOUND):
+        if (
+            i < 0
+            or number > _LAST_NUMBER
+            or passed >> number & np.uint64(1)
+            or (number == last and number in _FOUND_ONCE)
+        ):
             return nothing
-        last = number
-        if byte == _ID:
-            id_value, i = _varint(i, end)
-            id_end = i
-        elif byte == _LOGITS:
+        if number != last:
+            passed |= np.uint64(1) << last
+            last = number
+        if tag == _LOGITS:
             inner, stop = _bytes(i, end)
             if stop < 0:
                 return nothing
             data, data_end = _data(inner, stop)
             i = data_end
-        elif byte == _SEED:
-            seed = start
+        elif tag == _ID:
+            id_value, i = _varint(i, end)
+        elif tag == _SEED:
             seed_value, i = _varint(i, end)
-            seed_end = i
-        elif number in _NUMBERS_FOUND:  # but not as programs write it
+            has_seed = np.int64(1)
+        elif tag == _TIMEOUT:
+            timeout = i
+            i = _past_value(i, end, _FIXED64)
+        elif number in _FOUND_ONCE:  # but not as programs write it
             return nothing
         else:
             i = _past_value(i, end, np.int64(tag & 7))
         if i < 0:
             return nothing
+        if number in _OWN:
+            if start == own_end:
+                own_end = i
+            elif tag == _SEED and data_end:
+                seed, seed_end = start, i
+            else:
+                return nothing
     if data_end == 0:
         return nothing
-    if seed_end == 0:
-        seed = seed_end = end
-    return id_end - first, data - first, data_end - first, seed - first, seed_end - first, id_value, seed_value
+    places = own_end - first, data - first, data_end - first, seed - first, seed_end - first
+    return (*places, has_seed, timeout - first, id_value, seed_value)

@@ -1,6 +1,8 @@
 """Protobuf messages of `gumball.v1`."""
 
 import math
+import struct
+import threading
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -36,6 +38,7 @@ _DTYPE_OF_NUMBER: dict[int, np.dtype[Any]] = {
 }
 _SHORT_BYTES = 256  # of a message that is remembered, without its logits
 _SMALL_BYTES = 1 << 16  # of one that is copied sooner than read
+_DOUBLE = struct.Struct("<d")
 _MODES = {pb.Mode.Value(f"MODE_{mode.name}"): mode.value for mode in Mode}
 
 
@@ -58,22 +61,32 @@ def decode(message: pb.SampleRequest) -> SampleRequest:
     message.ClearField("timeout_seconds")
     message.ClearField("trace")
     if message.ByteSize() <= _SMALL_BYTES and (seen := decode_seen(message.SerializeToString())) is not None:
-        return seen[0]
+        return seen.request
     return decode_anew(message)
 
 
-def decode_seen(body: bytes) -> tuple[SampleRequest, int] | None:
-    """The request and id in a message like one that was seen before; None where a parser has to judge it as a whole."""
-    id_end, start, end, seed_start, seed_end, request_id, found = _find_fields()(body)
-    rest = body[id_end:start] + body[end:seed_start] + body[seed_end:]
+class Seen(NamedTuple):
+    """What a message asks for, its id, and in how many seconds it is to be answered."""
+
+    request: SampleRequest
+    id: int
+    seconds: float | None
+
+
+def decode_seen(body: bytes) -> Seen | None:
+    """What is in a message like one that was seen before; None where a parser has to judge it as a whole."""
+    own_end, start, end, seed_start, seed_end, has_seed, timeout_at, request_id, found = _find_fields()(body)
+    rest = body[own_end:start] + body[end:seed_start] + body[seed_end:]
     if not end or len(rest) > _SHORT_BYTES:
         return None
-    plan = _planned(rest, start - id_end, end - start)
-    seed = found if seed_end > seed_start else None
-    if plan is None or (seed is not None and plan.seeds is not None):
+    plan = _planned(rest, start - own_end, end - start)
+    seed = found if has_seed else None
+    seconds = _DOUBLE.unpack_from(body, timeout_at)[0] if timeout_at else None
+    if plan is None or (seed is not None and plan.seeds is not None) or not (seconds is None or 0 < seconds < math.inf):
         return None
     logits: Array = np.ndarray((plan.rows, plan.categories), plan.dtype, body[start:end])
-    return SampleRequest(logits, draw_seed() if seed is None and plan.seeds is None else seed, plan), request_id
+    request = SampleRequest(logits, draw_seed() if seed is None and plan.seeds is None else seed, plan)
+    return Seen(request, request_id, seconds)
 
 
 def is_short(body: bytes) -> bool:
@@ -116,14 +129,29 @@ class _Frame(NamedTuple):
     tensors: list[bytes]  # up to their data, in the order of the outputs
 
 
+class _Own(threading.local):
+    """What a response has of its own, in a message that is filled anew each time: making one takes as long."""
+
+    def __init__(self) -> None:
+        self.response = pb.SampleResponse()
+        self.timings = self.response.timings
+
+
+_OWN = _Own()
+
+
 def encode(result: SampleResult, request_id: int) -> bytes:
     """The response of a result, to the request with this id."""
     request = result.request
     memo = request.plan.memo
     frame: _Frame = memo.get("message") or memo.setdefault("message", _frame(request.plan))
-    own = pb.SampleResponse(id=request_id, seed=request.seed)
-    timings = own.timings
-    timings.queue_ns, timings.compute_ns = result.queue_ns, result.compute_ns
+    own = _OWN.response
+    own.id = request_id
+    if request.seed is None:
+        own.ClearField("seed")
+    else:
+        own.seed = request.seed
+    _OWN.timings.queue_ns, _OWN.timings.compute_ns = result.queue_ns, result.compute_ns
     pieces: list[Any] = [frame.fields, own.SerializeToString()]
     for tensor, array in zip(frame.tensors, result.outputs.values(), strict=True):
         pieces += tensor, array

@@ -1,4 +1,4 @@
-"""The servers that Gumball stands on, around another application, on one loop: uvicorn, and grpc.aio or h2corn."""
+"""The servers that Gumball stands on, around another application, on one loop: uvicorn, and grpc.aio or our own."""
 
 import argparse
 import asyncio
@@ -9,8 +9,9 @@ import grpc
 import uvloop
 from gumball.v1 import sampling_pb2 as pb
 from gumball_server.domain import SamplingError
-from gumball_server.grpc_asgi import Context, GrpcApplication
-from gumball_server.h2corn_server import H2cornServer
+from gumball_server.grpc_calls import Context, GrpcApplication
+from gumball_server.grpc_native import NativeServer
+from gumball_server.http2.connection import Ages
 from gumball_server.listeners import BACKLOG, GrpcServer, HttpServer
 from starlette.types import ASGIApp
 
@@ -24,7 +25,7 @@ def serve(app: ASGIApp, sample: grpc.RpcMethodHandler) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--http-port", type=int, required=True)
     parser.add_argument("--grpc-port", type=int, required=True)
-    parser.add_argument("--grpc-engine", choices=("aio", "h2corn"), default="aio")
+    parser.add_argument("--grpc-engine", choices=("native", "aio"), default="native")
     uvloop.run(_serve(app, sample, parser.parse_args()))
 
 
@@ -33,7 +34,7 @@ async def _serve(app: ASGIApp, sample: grpc.RpcMethodHandler, arguments: argpars
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     http_server = HttpServer(app, [_listener(arguments.http_port)], IDLE_SECONDS)
     handler = grpc.method_handlers_generic_handler(SERVICE, {"Sample": sample})
-    grpc_server = {"aio": _aio, "h2corn": _h2corn}[arguments.grpc_engine](handler, arguments.grpc_port)
+    grpc_server = {"aio": _aio, "native": _native}[arguments.grpc_engine](handler, arguments.grpc_port)
     await grpc_server.start()
     await stop.wait()
     await asyncio.gather(http_server.stop(1), grpc_server.stop(1))
@@ -48,13 +49,13 @@ def _aio(handler: grpc.GenericRpcHandler, port: int) -> GrpcServer:
     return server
 
 
-def _h2corn(handler: grpc.GenericRpcHandler, port: int) -> GrpcServer:
+def _native(handler: grpc.GenericRpcHandler, port: int) -> GrpcServer:
     async def refuse(context: Context, error: SamplingError) -> None:
         await context.abort(grpc.StatusCode.INTERNAL, str(error))
 
     application = GrpcApplication(MESSAGE_BYTES, refuse)
     application.add_generic_rpc_handlers((handler,))
-    return H2cornServer(application, [_listener(port)], None, IDLE_SECONDS, drain_seconds=1)
+    return NativeServer(application, [_listener(port)], None, Ages(0, 0, 0))
 
 
 def _listener(port: int) -> socket.socket:

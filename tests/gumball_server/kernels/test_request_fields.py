@@ -26,11 +26,11 @@ def field(number: int, value: int | bytes, length: int = 1) -> bytes:
     return varint(number << 3) + varint(value, length)
 
 
-def parsed(body: bytes) -> tuple[SampleRequest, int] | None:
+def parsed(body: bytes) -> message.Seen | None:
     """By protobuf's parser; None for what is refused."""
     try:
         request = pb.SampleRequest.FromString(body)
-        return message.decode_anew(request), request.id
+        return message.Seen(message.decode_anew(request), request.id, message.timeout(request))
     except (DecodeError, SamplingError):
         return None
 
@@ -51,7 +51,7 @@ def assert_agrees(body: bytes) -> bool:
     if found is None:
         return False
     assert wanted is not None
-    assert found[1] == wanted[1]
+    assert found[1:] == wanted[1:]
     if pb.SampleRequest.FromString(body).HasField("seed"):
         assert content(found[0]) == content(wanted[0])
     else:  # a seed was drawn for each, unless there is one a row
@@ -99,12 +99,11 @@ def test_what_programs_write_is_found_if_it_is_right(request_id, seed, seeds, sh
 @pytest.mark.parametrize(
     "more",
     [
-        {"timeout_seconds": 0.5},
         {"trace": pb.TraceContext(traceparent="00-1")},
         {"probs": pb.Tensor(data=DATA)},
         {"tau": [1.0] * 64},
     ],
-    ids=["timeout", "trace", "probs", "long"],
+    ids=["trace", "probs", "long"],
 )
 def test_what_is_of_one_request_or_long_is_for_the_parser(more):
     logits = pb.Tensor(dtype=pb.DATA_TYPE_FLOAT32, shape=(2, 3), data=DATA)
@@ -145,10 +144,20 @@ fields = st.sampled_from(
         varint(4 << 3 | 6),
         field(15, b"\0"),
         field(20, 1),
+        varint(20 << 3 | 1) + np.array([0.25]).tobytes(),
+        varint(20 << 3 | 1) + np.array([-0.25]).tobytes(),
+        varint(20 << 3 | 1) + np.array([np.inf]).tobytes(),
         field(99, 1),
         varint(2**40 << 3) + b"\0",
     ]
 )
+
+
+@given(request_id=words, seed=st.none() | words, timeout=st.none() | st.floats(0.001, 1e9))
+def test_what_our_client_writes_is_found(request_id, seed, timeout):
+    """What is of one request alone comes first there, and the logits last."""
+    head = pb.SampleRequest(id=request_id, seed=seed, timeout_seconds=timeout).SerializeToString()
+    assert assert_agrees(head + field(4, 2) + field(2, tensor()))
 
 
 @given(st.lists(fields, max_size=5).map(b"".join), st.none() | st.integers(0, 200))

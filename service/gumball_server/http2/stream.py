@@ -1,0 +1,124 @@
+"""A stream of a connection: one request and its response."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from gumball_server.http2.frames import END_HEADERS, END_STREAM, HEADERS, frame
+
+if TYPE_CHECKING:
+    from gumball_server.http2.outflow import Outflow
+
+# What whoever writes to a stream may be ahead of what its peer takes.
+MAX_UNSENT_BYTES = 1 << 16
+
+
+class Receiver(Protocol):
+    """What takes a request as it comes, and answers it by its stream."""
+
+    def take(self, data: bytes | memoryview) -> None:
+        """More of the body."""
+
+    def end(self) -> None:
+        """The request is whole."""
+
+    def has_room(self) -> bool:
+        """Whether more of the body should be sent. One that said no calls `Stream.read_on` when there is room."""
+
+    def gone(self) -> None:
+        """The peer has given the request up: whatever is sent from now on is lost."""
+
+    def stop(self) -> None:
+        """The server ends: answer at once."""
+
+
+_NOTHING: deque[memoryview] = deque()  # shared, for most responses are one write
+
+Open = Callable[["Stream"], Receiver]
+
+
+class Stream:
+    """Sends a response: headers, data in any pieces, trailers. What the windows do not let through yet is kept."""
+
+    __slots__ = (
+        "_out",
+        "_read_on",
+        "_room",
+        "credit",
+        "ending",
+        "has_ended",
+        "is_open",
+        "missing",
+        "number",
+        "receive_window",
+        "receiver",
+        "unsent",
+        "unsent_bytes",
+    )
+
+    receiver: Receiver
+
+    def __init__(self, number: int, out: "Outflow", read_on: "Callable[[Stream], None]", receive_window: int) -> None:
+        self.number = number
+        self._out = out
+        self._read_on = read_on
+        self.receive_window = receive_window
+        self.credit = 0  # what the peer has taken less what was sent
+        self.missing: int | None = None  # bytes of the body, where the request has said how many
+        self.is_open = True  # until the response has ended, or nobody wants it
+        self.has_ended = False  # the request
+        self.unsent: deque[memoryview] = _NOTHING
+        self.unsent_bytes = 0
+        self.ending = b""  # the frame that ends the response, once that is known
+        self._room: asyncio.Event | None = None  # once somebody waits
+
+    def answer(self, head: bytes, body: bytes, trailers: bytes) -> None:
+        """The whole response at once; `head` and `trailers` are header blocks."""
+        if self.is_open and not self._out.send_whole(self, head, body, trailers):
+            self.start(head)
+            self.send(body)
+            self.end(trailers)
+
+    def start(self, head: bytes) -> None:
+        if self.is_open:
+            self._out.write(frame(HEADERS, END_HEADERS, self.number, head))
+
+    def send(self, data: bytes) -> None:
+        if self.is_open:
+            if self.unsent is _NOTHING:
+                self.unsent = deque()
+            self.unsent.append(memoryview(data))
+            self.unsent_bytes += len(data)
+            self._out.flush(self)
+
+    def end(self, trailers: bytes) -> None:
+        """End the response, by a header block that may be its first."""
+        if self.is_open:
+            self.ending = frame(HEADERS, END_HEADERS | END_STREAM, self.number, trailers)
+            self._out.flush(self)
+
+    async def room(self) -> None:
+        """Return when the peer has taken almost all that was sent."""
+        while self.is_open and self.unsent_bytes > MAX_UNSENT_BYTES:
+            self._room = self._room or asyncio.Event()
+            self._room.clear()
+            await self._room.wait()
+
+    def take_unsent(self, size: int) -> memoryview:
+        """What is to be sent next, of so many bytes at most."""
+        chunk, rest = self.unsent[0][:size], self.unsent[0][size:]
+        if rest:
+            self.unsent[0] = rest
+        else:
+            self.unsent.popleft()
+        self.credit -= len(chunk)
+        self.unsent_bytes -= len(chunk)
+        if self._room is not None and self.unsent_bytes <= MAX_UNSENT_BYTES:
+            self._room.set()
+        return chunk
+
+    def read_on(self) -> None:
+        """The receiver has room again."""
+        if self.is_open:
+            self._read_on(self)
