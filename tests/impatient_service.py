@@ -3,10 +3,10 @@
 import sys
 
 from gumball_server.__main__ import main
-from gumball_server.http2 import connection
+from gumball_server.http2 import lifetime
 
-connection.HANDSHAKE_SECONDS = 0.3
-connection.PING_SECONDS = 0.5
+lifetime.HANDSHAKE_SECONDS = 0.3
+lifetime.PING_SECONDS = 0.5
 
 if __name__ == "__main__":
     sys.exit(main())

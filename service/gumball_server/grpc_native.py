@@ -18,8 +18,9 @@ from gumball_server.grpc_protocol import PREFIX_BYTES
 from gumball_server.grpc_sample import SAMPLE, SampleCall, status_of
 from gumball_server.grpc_server import SamplingService, add_services
 from gumball_server.grpc_stream import Streams
-from gumball_server.http2.connection import GOODBYE_SECONDS, HANDSHAKE_SECONDS, Ages, Connection
+from gumball_server.http2.connection import GOODBYE_SECONDS, Connection
 from gumball_server.http2.headers import block
+from gumball_server.http2.lifetime import HANDSHAKE_SECONDS, Ages
 from gumball_server.http2.pieces import Pieces
 from gumball_server.http2.stream import Stream
 from gumball_server.info import Info

@@ -23,7 +23,7 @@ from gumball_server.grpc_guard import credentials
 from gumball_server.grpc_native import NativeServer, create_application
 from gumball_server.grpc_server import create_server
 from gumball_server.grpc_stream import Streams
-from gumball_server.http2.connection import Ages
+from gumball_server.http2.lifetime import Ages
 from gumball_server.http_guard import OPEN_PATHS, guard
 from gumball_server.http_protocol import SampleProtocol
 from gumball_server.http_sample import HeadReader, problem

@@ -14,7 +14,7 @@ import pytest
 from gumball_server.domain import Reason, SamplingError
 from gumball_server.grpc_calls import Context, GrpcApplication
 from gumball_server.grpc_native import NativeServer
-from gumball_server.http2.connection import Ages
+from gumball_server.http2.lifetime import Ages
 
 MAX_BYTES = 8 << 20
 DETAILS = "100 % voll: Größe, 日本"

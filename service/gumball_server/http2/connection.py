@@ -9,6 +9,7 @@ from gumball_server.http2 import frames
 from gumball_server.http2.frames import ACK, PING, Http2Error
 from gumball_server.http2.framing import MAX_FRAME_BYTES, FrameProtocol
 from gumball_server.http2.headers import MAX_LIST_BYTES, HeaderReader, Headers, are_trailers, is_request
+from gumball_server.http2.lifetime import Ages, Lifetime
 from gumball_server.http2.outflow import Outflow
 from gumball_server.http2.stream import Open, Stream
 
@@ -17,8 +18,6 @@ STREAM_WINDOW = 1 << 20
 CONNECTION_WINDOW = 1 << 24
 MOST_RESET = 1 << 10  # streams of which is remembered that they were reset
 
-HANDSHAKE_SECONDS = 20.0
-PING_SECONDS = 20.0  # until an answer
 GOODBYE_SECONDS = 1.0  # in which a peer learns that the connection ends
 
 _SETTINGS = frames.settings(
@@ -31,14 +30,6 @@ _SETTINGS = frames.settings(
 ) + frames.window_update(0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW)
 _LENGTH = re.compile(rb"[0-9]{1,18}")  # of a body
 _ALIVE, _LEAVING = b"alive???", b"leaving!"  # what our pings carry
-
-
-class Ages(NamedTuple):
-    """Of connections, in seconds; 0 means never."""
-
-    keep_alive: float  # between questions whether a quiet peer lives
-    oldest: float  # then it is told to connect anew
-    grace: float  # and has so long for what is open
 
 
 class _Head(NamedTuple):
@@ -62,9 +53,8 @@ class Connection(FrameProtocol):
         self._loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self._transport: Any = None
-        self._out: Outflow  # these two from `connection_made` on
-        self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
-        self._is_quiet = self._is_asked = False  # since the last look; whether it lives
+        self._out: Outflow  # this and the next from `connection_made` on
+        self._lifetime: Lifetime
         self._is_leaving = self._has_left = False
         self._headers: HeaderReader[_Head | None] = HeaderReader(self._head)
         self._streams: dict[int, Stream] = {}
@@ -90,17 +80,12 @@ class Connection(FrameProtocol):
         self._out = Outflow(transport, self._finish)
         self._connections.add(self)
         self._out.write(_SETTINGS)
-        self._after(HANDSHAKE_SECONDS, self._check_set)
-        if self._ages.keep_alive:
-            self._after(self._ages.keep_alive, self._check_alive)
-        if self._ages.oldest:
-            self._after(self._ages.oldest, self._retire)
+        self._lifetime = Lifetime(self._ages, self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self.closed.set_result(None)
-        for timer in self._timers.values():
-            timer.cancel()
+        self._lifetime.cancel()
         self._drop_all()
 
     def leave(self) -> None:
@@ -109,19 +94,25 @@ class Connection(FrameProtocol):
             self._is_leaving = True
             # What it sends until it has heard of it is still taken.
             self._out.write(frames.goaway(frames.STREAM_BITS, frames.NO_ERROR) + frames.frame(PING, 0, 0, _LEAVING))
-            self._after(GOODBYE_SECONDS, self._leave)
+            self._lifetime.after(GOODBYE_SECONDS, self._leave)
 
     def stop(self) -> None:
         """End all that is open, now."""
         for stream in list(self._streams.values()):
             stream.receiver.stop()
         self._leave()
-        self._after(GOODBYE_SECONDS, self._transport.abort)
+        self._lifetime.after(GOODBYE_SECONDS, self.abort)
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def ask(self) -> None:
+        self._out.write(frames.frame(PING, 0, 0, _ALIVE))
 
     def on_error(self, error: Http2Error) -> None:
         self._out.write(frames.goaway(self._last, error.code, str(error)))
         self._close()
-        self._after(GOODBYE_SECONDS, self._transport.abort)  # should the peer not take the last of it
+        self._lifetime.after(GOODBYE_SECONDS, self.abort)  # should the peer not take the last of it
         self._drop_all()
 
     def _leave(self) -> None:
@@ -138,28 +129,6 @@ class Connection(FrameProtocol):
         if not self._transport.is_closing():
             self._transport.close()
 
-    def _after(self, seconds: float, do: Callable[[], None]) -> None:
-        self._timers[do] = self._loop.call_later(seconds, do)
-
-    def _check_set(self) -> None:
-        if not self.is_set:
-            self._transport.abort()
-
-    def _check_alive(self) -> None:
-        if self._is_quiet and self._is_asked:
-            self._transport.abort()
-            return
-        self._is_asked = self._is_quiet
-        if self._is_asked:
-            self._out.write(frames.frame(PING, 0, 0, _ALIVE))
-        self._is_quiet = True
-        self._after(PING_SECONDS if self._is_asked else self._ages.keep_alive, self._check_alive)
-
-    def _retire(self) -> None:
-        self.leave()
-        if self._ages.grace:
-            self._after(self._ages.grace, self.stop)
-
     def pause_writing(self) -> None:
         self._out.pause()
         if not self._transport.is_closing():
@@ -173,7 +142,7 @@ class Connection(FrameProtocol):
     # Requests.
 
     def data_received(self, data: bytes) -> None:
-        self._is_quiet = False
+        self._lifetime.is_quiet = False
         if not self._transport.is_closing():
             super().data_received(data)
 

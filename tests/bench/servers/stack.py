@@ -11,7 +11,7 @@ from gumball.v1 import sampling_pb2 as pb
 from gumball_server.domain import SamplingError
 from gumball_server.grpc_calls import Context, GrpcApplication
 from gumball_server.grpc_native import NativeServer
-from gumball_server.http2.connection import Ages
+from gumball_server.http2.lifetime import Ages
 from gumball_server.listeners import BACKLOG, GrpcServer, HttpServer
 from starlette.types import ASGIApp
 
