@@ -19,7 +19,7 @@ from gumball_server.domain import MalformedError, SamplingError
 from gumball_server.grpc_protocol import PREFIX_BYTES, Headers, Metadata, StatusError
 from gumball_server.http2.headers import block
 from gumball_server.http2.pieces import Pieces
-from gumball_server.http2.stream import Open, Receiver, Stream
+from gumball_server.http2.stream import NOBODY, Open, Receiver, Stream
 
 log = logging.getLogger("gumball")
 
@@ -267,7 +267,7 @@ class GrpcApplication:
     def route(self, headers: Headers) -> Open:
         """What opens a call with these headers."""
         if error := _http_error(dict(headers)):
-            return partial(Refused, error)
+            return partial(_refuse, error)
         head = Head(headers)
         if (open_call := self._open_calls.get(head.method)) is not None:
             return partial(open_call, head)
@@ -329,22 +329,10 @@ def only_block(status: StatusError) -> bytes:
     return block(_HEADERS + status.headers())
 
 
-class Refused:
-    """What is no call of gRPC, answered as HTTP has it."""
-
-    def __init__(self, status: HTTPStatus, stream: Stream) -> None:
-        stream.end(block([(b":status", b"%d" % status)]))
-
-    def take(self, data: bytes | memoryview) -> None: ...
-
-    def end(self) -> None: ...
-
-    def has_room(self) -> bool:
-        return True
-
-    def gone(self) -> None: ...
-
-    def stop(self) -> None: ...
+def _refuse(status: HTTPStatus, stream: Stream) -> Receiver:
+    """Answer as HTTP does what is no call of gRPC."""
+    stream.end(block([(b":status", b"%d" % status)]))
+    return NOBODY
 
 
 def _root(error: Exception) -> Exception:

@@ -33,6 +33,22 @@ class Receiver(Protocol):
         """The server ends: answer at once."""
 
 
+class _Nobody:
+    """Takes what comes after the end."""
+
+    def take(self, data: bytes | memoryview) -> None: ...
+
+    def end(self) -> None: ...
+
+    def has_room(self) -> bool:
+        return True
+
+    def gone(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+NOBODY = _Nobody()
 _NOTHING: deque[memoryview] = deque()  # shared, for most responses are one write
 
 Open = Callable[["Stream"], Receiver]
@@ -57,10 +73,9 @@ class Stream:
         "unsent_bytes",
     )
 
-    receiver: Receiver
-
     def __init__(self, number: int, out: "Outflow", read_on: "Callable[[Stream], None]", receive_window: int) -> None:
         self.number = number
+        self.receiver: Receiver = NOBODY  # but while it is open
         self._out = out
         self._read_on = read_on
         self.receive_window = receive_window
