@@ -37,13 +37,13 @@ class NativeCall(SampleCall):
 
     __slots__ = (
         "_fault",
+        "_first",
         "_framed",
         "_head",
         "_is_answered",
         "_is_begun",
         "_max_bytes",
-        "_pieces",
-        "_prefix",
+        "_more",
         "_stream",
     )
 
@@ -52,8 +52,8 @@ class NativeCall(SampleCall):
         self._max_bytes = max_bytes
         self._head = head
         self._stream = stream
-        self._prefix: bytes | memoryview = b""
-        self._pieces = Pieces()  # what came after it
+        self._first: bytes | memoryview = b""  # piece of the body, as a rule all of it
+        self._more: Pieces | None = None  # else, all but the prefix of the message
         self._is_begun = self._is_answered = False
         self._framed = b""  # all of it, where the prefix tells of more than the length of what follows
         self._fault: SamplingError | None = None
@@ -65,18 +65,23 @@ class NativeCall(SampleCall):
                 self._fail(error)
 
     def take(self, data: bytes | memoryview) -> None:
-        if not self._prefix:
-            self._prefix, data = data[:PREFIX_BYTES], data[PREFIX_BYTES:]
-        self._pieces.add(data)
-        if max(self._pieces.size, int.from_bytes(self._prefix[1:], "big")) > self._max_bytes:
+        if not self._first:
+            self._first = data
+            return
+        if self._more is None:
+            self._more = Pieces()
+            self._more.add(self._first[PREFIX_BYTES:])
+        self._more.add(data)
+        if max(self._more.size, int.from_bytes(self._first[1:PREFIX_BYTES], "big")) > self._max_bytes:
             self._fail(grpc_protocol.too_large(self._max_bytes))
 
     def end(self) -> None:
-        body = self._pieces.joined()
-        if self._prefix == grpc_protocol.prefix(len(body)):
+        prefix = self._first[:PREFIX_BYTES]
+        body = bytes(self._first[PREFIX_BYTES:]) if self._more is None else self._more.joined()
+        if prefix == grpc_protocol.prefix(len(body)):
             self.body = body
         else:
-            self._framed = b"".join((self._prefix, body))
+            self._framed = b"".join((prefix, body))
         self._is_begun = True
         self.begin()
 

@@ -18,6 +18,7 @@ from gumball_server.http2.frames import (
     PROTOCOL_ERROR,
     SETTINGS,
     STREAM_BITS,
+    WITH_PRIORITY,
     Http2Error,
     unpadded,
 )
@@ -93,21 +94,20 @@ class FrameProtocol(asyncio.Protocol):
             word, flags, number = HEAD.unpack_from(data, at)
             start, length, kind, number = at + HEAD_BYTES, word >> 8, word & 0xFF, number & STREAM_BITS
             stop = start + length
-            if kind == DATA and not flags & PADDED:
+            if length > _COPIED_BYTES or self._block_stream or not self.is_set:  # else there is nothing to be checked
                 self._check(kind, number, length)
+            if kind == DATA and not flags & PADDED:
                 ends = bool(flags & END_STREAM)
                 if stop > end:
                     self._data_stream, self._data_ends, self._left = number, ends, stop - end
                     self.on_data(number, length, _piece(data, start, end), False)
                     return end
                 self.on_data(number, length, _piece(data, start, stop), ends)
-            elif kind == HEADERS and flags & END_HEADERS and stop <= end and not self._block:
-                self._check(kind, number, length)
-                self.on_headers(number, unpadded(flags, data[start:stop]), bool(flags & END_STREAM))
+            elif stop > end:
+                break
+            elif kind == HEADERS and flags & (END_HEADERS | PADDED | WITH_PRIORITY) == END_HEADERS:
+                self.on_headers(number, data[start:stop], bool(flags & END_STREAM))
             else:
-                self._check(kind, number, length)
-                if stop > end:
-                    break
                 self._pass_on(kind, flags, number, data[start:stop])
             at = stop
         return at
