@@ -1,6 +1,7 @@
 """Bytes that come in pieces."""
 
-_MOST_PIECES = 64  # kept one by one, which take more memory than their bytes if these are few
+# So many pieces, if they are smaller than this on average, are not kept one by one: each takes a hundred bytes more.
+_MANY, _SMALL_BYTES = 64, 1 << 10
 
 
 class Pieces:
@@ -14,7 +15,7 @@ class Pieces:
 
     def add(self, data: bytes | memoryview) -> None:
         pieces = self._all
-        if len(pieces) == _MOST_PIECES:
+        if _MANY <= len(pieces) and self.size < len(pieces) * _SMALL_BYTES:
             pieces[:] = [bytearray().join(pieces)]
         if pieces and isinstance(pieces[-1], bytearray):
             pieces[-1] += data
