@@ -78,12 +78,14 @@ class NativeCall(SampleCall):
     def end(self) -> None:
         prefix = self._first[:PREFIX_BYTES]
         body = bytes(self._first[PREFIX_BYTES:]) if self._more is None else self._more.joined()
-        if prefix == grpc_protocol.prefix(len(body)):
+        self._is_begun = True
+        if prefix == grpc_protocol.prefix(len(body)) and len(body) <= self._max_bytes:
             self.body = body
+            self.begin()
         else:
             self._framed = b"".join((prefix, body))
-        self._is_begun = True
-        self.begin()
+            self.has_large_body = True  # of a few bytes that are compressed may come many
+            self.exchange.begin(self)
 
     def has_room(self) -> bool:
         return True

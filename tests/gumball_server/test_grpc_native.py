@@ -22,7 +22,7 @@ REQUEST = pb.SampleRequest(
     logits=pb.Tensor(dtype="DATA_TYPE_FLOAT32", shape=LOGITS.shape, data=LOGITS.tobytes()), seed=7
 )
 INDEX = contract.hard(LOGITS, 7, [0]).tobytes()
-LIMIT = 1 << 20
+LIMIT = 1 << 12
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +48,34 @@ def test_a_unix_socket_serves_too(own_server):
         assert sampling_pb2_grpc.SamplingServiceStub(channel).Sample(REQUEST).index.data == INDEX
 
 
-def test_a_message_over_the_limit_is_refused_with_its_reason_and_counted(own_server, stub):
+@pytest.mark.parametrize("size", [LIMIT, 1000 * LIMIT])  # in one frame, or in many
+def test_a_message_over_the_limit_is_refused_with_its_reason_and_counted(own_server, stub, size):
     """Where grpc.aio refuses it unseen, here it is a request like others."""
-    call = stub.Sample.future(pb.SampleRequest(logits=pb.Tensor(data=bytes(LIMIT))))
+    counter = 'gumball_requests_total{code="TOO_LARGE",mode="invalid",transport="grpc"} '
+
+    def counted() -> float:
+        told = re.findall(re.escape(counter) + "(.*)", httpx.get(f"{own_server.http}/metrics").text)
+        return float(told[0]) if told else 0.0
+
+    before = counted()
+    call = stub.Sample.future(pb.SampleRequest(logits=pb.Tensor(data=bytes(size))))
     error = call.exception()
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert str(LIMIT) in error.details()
     info = ErrorInfo()
     assert Status.FromString(dict(error.trailing_metadata())["grpc-status-details-bin"]).details[0].Unpack(info)
     assert (info.reason, info.domain) == ("TOO_LARGE", "gumball")
-    metrics = httpx.get(f"{own_server.http}/metrics").text
-    assert 'gumball_requests_total{code="TOO_LARGE",mode="invalid",transport="grpc"} 1.0' in metrics
+    assert counted() == before + 1
     assert stub.Sample(REQUEST).index.data == INDEX
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_a_compressed_message_is_sampled_from_unless_it_is_too_large_then(stub, compression):
+    """Whatever few bytes it had before."""
+    assert stub.Sample(REQUEST, compression=compression).index.data == INDEX
+    with pytest.raises(grpc.RpcError) as raised:
+        stub.Sample(pb.SampleRequest(logits=pb.Tensor(data=bytes(1000 * LIMIT))), compression=compression)
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_tokens_are_asked_for_on_this_engine_too(tmp_path):

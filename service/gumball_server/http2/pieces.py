@@ -15,7 +15,7 @@ class Pieces:
 
     def add(self, data: bytes | memoryview) -> None:
         pieces = self._all
-        if _MANY <= len(pieces) and self.size < len(pieces) * _SMALL_BYTES:
+        if len(pieces) >= _MANY and self.size < len(pieces) * _SMALL_BYTES:
             pieces[:] = [bytearray().join(pieces)]
         if pieces and isinstance(pieces[-1], bytearray):
             pieces[-1] += data
