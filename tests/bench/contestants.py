@@ -56,7 +56,7 @@ CONTESTANTS = (
     Contestant("echo", (str(SERVERS / "echo.py"),)),
     Contestant("gumball-aio", ("-m", "gumball_server", *AIO), frozenset({Form.GRPC}), counts=True),
     Contestant("echo-aio", (str(SERVERS / "echo.py"), *AIO), frozenset({Form.GRPC})),
-    Contestant("naive", (str(SERVERS / "naive.py"),), frozenset({Form.JSON, Form.GRPC})),
+    Contestant("naive", (str(SERVERS / "naive.py"), *AIO), frozenset({Form.JSON, Form.GRPC})),
     Mosec("mosec", (str(SERVERS / "batching.py"),), frozenset({Form.JSON, Form.BINARY})),
 )
 

@@ -14,6 +14,7 @@ from gumball_server.http2.frames import (
 )
 from gumball_server.http2.stream import Stream
 
+WHOLE_BYTES = 1 << 19  # of a body that is sent in one write
 MAX_UNTAKEN_BYTES = 1 << 20  # that are written and that the network has not taken
 
 
@@ -47,24 +48,34 @@ class Outflow:
         return self.first_window + stream.credit
 
     def send_whole(self, stream: Stream, head: bytes, body: bytes, trailers: bytes) -> bool:
-        """Send a response in one write, if one frame of data is enough and all windows have room for it."""
+        """Send a response in one write, if it is not too large and all windows have room for it."""
         size, number = len(body), stream.number
-        if size > min(self.window, self.first_window + stream.credit, self.frame_bytes) or self._is_paused:
+        if size > min(self.window, self.first_window + stream.credit, WHOLE_BYTES) or self._is_paused:
             return False
         self.window -= size
+        data = [HEAD.pack(size << 8, 0, number), body] if size <= self.frame_bytes else self._frames(number, body)
         self.write(
-            b"%b%b%b%b%b%b"
-            % (
-                HEAD.pack(len(head) << 8 | HEADERS, END_HEADERS, number),
-                head,
-                HEAD.pack(size << 8, 0, number),
-                body,
-                HEAD.pack(len(trailers) << 8 | HEADERS, END_HEADERS | END_STREAM, number),
-                trailers,
+            b"".join(
+                (
+                    HEAD.pack(len(head) << 8 | HEADERS, END_HEADERS, number),
+                    head,
+                    *data,
+                    HEAD.pack(len(trailers) << 8 | HEADERS, END_HEADERS | END_STREAM, number),
+                    trailers,
+                )
             )
         )
         self._finish(stream)
         return True
+
+    def _frames(self, number: int, body: bytes) -> list[bytes | memoryview]:
+        """A body in as many frames as the peer wants."""
+        parts: list[bytes | memoryview] = []
+        rest = memoryview(body)
+        while rest:
+            chunk, rest = rest[: self.frame_bytes], rest[self.frame_bytes :]
+            parts += HEAD.pack(len(chunk) << 8, 0, number), chunk
+        return parts
 
     def flush(self, stream: Stream) -> None:
         """Send of a response what may be sent now."""
