@@ -106,10 +106,12 @@ class StreamCall(Call[bytes]):
         self.stream.answer(self, answer)
 
     def refuse(self, error: SamplingError) -> None:
-        if isinstance(error, MalformedError) and self.parsed is None:  # it cannot even be told which one it is
+        try:
+            number = self._parse().id  # it may have been refused before it was read
+        except MalformedError:  # it cannot even be told which one it is
             self.stream.break_off(self, error)
         else:
-            self.stream.answer(self, message.encode_error(error, self.id, error.retry_seconds))
+            self.stream.answer(self, message.encode_error(error, number, error.retry_seconds))
 
 
 class Stream:

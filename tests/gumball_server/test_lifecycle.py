@@ -292,7 +292,10 @@ def test_until_the_kernels_are_ready_it_lives_and_asks_for_no_traffic(tmp_path: 
         watched = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
         assert next(watched).status == NOT_SERVING
         assert health.Check(health_pb2.HealthCheckRequest()).status == SERVING
-        error = sampling_pb2_grpc.SamplingServiceStub(channel).Sample.future(QUICK).exception()
+        stub = sampling_pb2_grpc.SamplingServiceStub(channel)
+        (unready,) = next(stub.SampleStream(iter([pb.SampleStreamRequest(requests=[message(1, id=9)])]))).responses
+        assert (unready.id, unready.error.reason) == (9, "UNAVAILABLE")
+        error = stub.Sample.future(QUICK).exception()
         assert reason_in(error) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE", "")
         assert [detail.Is(RetryInfo.DESCRIPTOR) for detail in status_in(error).details] == [False, True]
         assert not starting.done(), "the machine was too fast for this test"
