@@ -106,6 +106,21 @@ def grpc_server(request) -> Server:
 
 
 @pytest.fixture(scope="session")
+def address(server) -> str:
+    """Where our own HTTP/2 is."""
+    return server.addresses["grpc"]
+
+
+@pytest.fixture
+def others_are_served(address):
+    """Whatever a test has done there."""
+    from http2_calls import assert_serves_others  # which needs more than tests of kernels have on a GPU
+
+    yield
+    assert_serves_others(address)
+
+
+@pytest.fixture(scope="session")
 def real_logits() -> np.ndarray:
     """Next-token logits of a language model, [32, 49152] float16."""
     return np.load(Path(__file__).parent / "data/smollm2-135m-logits.npy")

@@ -16,7 +16,6 @@ from http2_calls import (
     WATCH,
     assert_sampled,
     assert_serves,
-    assert_serves_others,
     begin,
     call,
     headers,
@@ -47,16 +46,7 @@ from http2_frames import (
 GREETING = PREFACE + settings({})
 
 
-@pytest.fixture(scope="module")
-def address(server) -> str:
-    return server.addresses["grpc"]
-
-
-@pytest.fixture(autouse=True)
-def _others_are_served(address):
-    """Whatever a test has done."""
-    yield
-    assert_serves_others(address)
+pytestmark = pytest.mark.usefixtures("others_are_served")
 
 
 # 3.4: the preface.

@@ -7,7 +7,6 @@ from http2_calls import (
     HALF_CLOSED,
     IDLE,
     OPEN,
-    assert_serves_others,
     assert_stream_error,
     headers,
     in_each_state,
@@ -32,17 +31,7 @@ from http2_frames import (
     window_update,
 )
 
-
-@pytest.fixture(scope="module")
-def address(server) -> str:
-    return server.addresses["grpc"]
-
-
-@pytest.fixture(autouse=True)
-def _others_are_served(address):
-    """Whatever a test has done."""
-    yield
-    assert_serves_others(address)
+pytestmark = pytest.mark.usefixtures("others_are_served")
 
 
 @pytest.fixture

@@ -26,16 +26,7 @@ LARGE = DRAWS * 4096  # bytes of soft samples
 MOST = 64 << 20  # of what any client may have the server keep
 
 
-@pytest.fixture(scope="module")
-def address(server) -> str:
-    return server.addresses["grpc"]
-
-
-@pytest.fixture(autouse=True)
-def _others_are_served(address):
-    """Whatever a test has done."""
-    yield
-    assert_serves_others(address)
+pytestmark = pytest.mark.usefixtures("others_are_served")
 
 
 @pytest.fixture(scope="module")

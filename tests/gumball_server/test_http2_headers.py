@@ -9,7 +9,6 @@ from http2_calls import (
     OK,
     assert_sampled,
     assert_serves,
-    assert_serves_others,
     assert_stream_error,
     begin,
     framed,
@@ -18,17 +17,7 @@ from http2_calls import (
 from http2_connection import Connection
 from http2_frames import END_HEADERS, END_STREAM, PADDED, PLAIN, Code, Kind, frame, literal, padded
 
-
-@pytest.fixture(scope="module")
-def address(server) -> str:
-    return server.addresses["grpc"]
-
-
-@pytest.fixture(autouse=True)
-def _others_are_served(address):
-    """Whatever a test has done."""
-    yield
-    assert_serves_others(address)
+pytestmark = pytest.mark.usefixtures("others_are_served")
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from http2_calls import (
     OK,
     UNIMPLEMENTED,
     assert_serves,
-    assert_serves_others,
     assert_stream_error,
     headers,
 )
@@ -36,16 +35,7 @@ POST, HTTP, PATH, AUTHORITY, CONTENT_TYPE = 3, 6, 4, 1, 31  # of the static tabl
 FIRST = 62  # of the dynamic table
 
 
-@pytest.fixture(scope="module")
-def address(server) -> str:
-    return server.addresses["grpc"]
-
-
-@pytest.fixture(autouse=True)
-def _others_are_served(address):
-    """Whatever a test has done."""
-    yield
-    assert_serves_others(address)
+pytestmark = pytest.mark.usefixtures("others_are_served")
 
 
 @pytest.fixture
