@@ -13,13 +13,13 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
+from gumball.http2.headers import block
+from gumball.http2.pieces import Pieces
+from gumball.http2.stream import NOBODY, Open, Receiver, Stream
 
 from gumball_server import grpc_protocol
 from gumball_server.domain import MalformedError, SamplingError
 from gumball_server.grpc_protocol import PREFIX_BYTES, Headers, Metadata, StatusError
-from gumball_server.http2.headers import block
-from gumball_server.http2.pieces import Pieces
-from gumball_server.http2.stream import NOBODY, Open, Receiver, Stream
 
 log = logging.getLogger("gumball")
 

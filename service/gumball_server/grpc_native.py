@@ -9,6 +9,9 @@ import socket
 from functools import partial
 
 import grpc
+from gumball.http2.headers import block
+from gumball.http2.pieces import Pieces
+from gumball.http2.stream import Stream
 
 from gumball_server import grpc_protocol
 from gumball_server.domain import SampleRequest, SamplingError
@@ -19,10 +22,7 @@ from gumball_server.grpc_sample import SAMPLE, SampleCall, status_of
 from gumball_server.grpc_server import SamplingService, add_services
 from gumball_server.grpc_stream import Streams
 from gumball_server.http2.connection import GOODBYE_SECONDS, Connection
-from gumball_server.http2.headers import block
 from gumball_server.http2.lifetime import HANDSHAKE_SECONDS, Ages
-from gumball_server.http2.pieces import Pieces
-from gumball_server.http2.stream import Stream
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle
 from gumball_server.security import Certificates

@@ -5,13 +5,14 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gumball_server.http2 import frames
-from gumball_server.http2.frames import ACK, PING, Http2Error
-from gumball_server.http2.framing import MAX_FRAME_BYTES, FrameProtocol
-from gumball_server.http2.headers import MAX_LIST_BYTES, HeaderReader, Headers, are_trailers, is_request
+from gumball.http2 import frames
+from gumball.http2.frames import ACK, PING, Http2Error
+from gumball.http2.framing import MAX_FRAME_BYTES, FrameProtocol
+from gumball.http2.headers import MAX_LIST_BYTES, HeaderReader, Headers, are_trailers, is_request
+from gumball.http2.outflow import Outflow
+from gumball.http2.stream import NOBODY, Open, Stream
+
 from gumball_server.http2.lifetime import Ages, Lifetime
-from gumball_server.http2.outflow import Outflow
-from gumball_server.http2.stream import NOBODY, Open, Stream
 
 MAX_STREAMS = 1024  # of a connection at a time
 STREAM_WINDOW = 1 << 20

@@ -3,7 +3,7 @@
 import asyncio
 from abc import abstractmethod
 
-from gumball_server.http2.frames import (
+from gumball.http2.frames import (
     CONTINUATION,
     DATA,
     END_HEADERS,
@@ -22,7 +22,7 @@ from gumball_server.http2.frames import (
     Http2Error,
     unpadded,
 )
-from gumball_server.http2.pieces import Pieces
+from gumball.http2.pieces import Pieces
 
 MAX_FRAME_BYTES = 1 << 20  # what we tell peers
 MAX_BLOCK_BYTES = 1 << 16  # of headers, as they are on the wire

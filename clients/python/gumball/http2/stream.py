@@ -5,10 +5,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from gumball_server.http2.frames import END_HEADERS, END_STREAM, HEADERS, frame
+from gumball.http2.frames import END_HEADERS, END_STREAM, HEADERS, frame
 
 if TYPE_CHECKING:
-    from gumball_server.http2.outflow import Outflow
+    from gumball.http2.outflow import Outflow
 
 # What whoever writes to a stream may be ahead of what its peer takes.
 MAX_UNSENT_BYTES = 1 << 16

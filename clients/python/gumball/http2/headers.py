@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-from gumball_server.http2.hpack_decoder import HpackDecoder
+from gumball.http2.hpack_decoder import HpackDecoder
 
 Headers = list[tuple[bytes, bytes]]
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from hpack.exceptions import HPACKDecodingError
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
-from gumball_server.http2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, Http2Error
+from gumball.http2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, Http2Error
 
 Field = tuple[bytes, bytes]
 

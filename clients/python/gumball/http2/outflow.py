@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from gumball_server.http2.frames import (
+from gumball.http2.frames import (
     DEFAULT_FRAME_BYTES,
     DEFAULT_WINDOW,
     END_HEADERS,
@@ -12,7 +12,7 @@ from gumball_server.http2.frames import (
     HEAD,
     HEADERS,
 )
-from gumball_server.http2.stream import Stream
+from gumball.http2.stream import Stream
 
 WHOLE_BYTES = 1 << 19  # of a body that is sent in one write
 MAX_UNTAKEN_BYTES = 1 << 20  # that are written and that the network has not taken
