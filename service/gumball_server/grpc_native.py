@@ -9,6 +9,7 @@ import socket
 from functools import partial
 
 import grpc
+from gumball.http2.endpoint import GOODBYE_SECONDS
 from gumball.http2.headers import block
 from gumball.http2.pieces import Pieces
 from gumball.http2.stream import Stream
@@ -21,7 +22,7 @@ from gumball_server.grpc_protocol import PREFIX_BYTES
 from gumball_server.grpc_sample import SAMPLE, SampleCall, status_of
 from gumball_server.grpc_server import SamplingService, add_services
 from gumball_server.grpc_stream import Streams
-from gumball_server.http2.connection import GOODBYE_SECONDS, Connection
+from gumball_server.http2.connection import Connection
 from gumball_server.http2.lifetime import HANDSHAKE_SECONDS, Ages
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle
