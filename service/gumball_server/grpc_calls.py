@@ -184,7 +184,7 @@ class Context:
         remaining = self.time_remaining()
         if self._handler.unary_unary:  # keeps its deadline itself
             answer = await self._handler.unary_unary(await self._request(), self)
-            self._stream.answer(START, self._framed(answer), self._trailers(STATUS_OK))
+            self._stream.send_whole(START, self._framed(answer), self._trailers(STATUS_OK))
         else:
             async with asyncio.timeout(remaining):
                 await self._serve_stream()
@@ -286,7 +286,7 @@ class HandledCall:
         self.take, self.end, self.has_room = self._messages.take, self._messages.end, self._messages.has_room
         self._task = asyncio.ensure_future(self._run())
 
-    def gone(self) -> None:
+    def gone(self, code: int | None) -> None:
         self._task.cancel()
 
     def stop(self) -> None:

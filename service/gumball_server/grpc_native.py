@@ -91,7 +91,7 @@ class NativeCall(SampleCall):
     def has_room(self) -> bool:
         return True
 
-    def gone(self) -> None:
+    def gone(self, code: int | None) -> None:
         if not self._is_answered and not (self._is_begun and self.is_due()):  # else its deadline ends it
             self.exchange.abandon(self)
 
@@ -115,7 +115,7 @@ class NativeCall(SampleCall):
         self._is_answered = True
         metadata = grpc_protocol.metadata_headers(self.trace_metadata())
         trailers = block(STATUS_OK + metadata) if metadata else OK
-        self._stream.answer(START, grpc_protocol.frame(answer), trailers)
+        self._stream.send_whole(START, grpc_protocol.frame(answer), trailers)
 
     def refuse(self, error: SamplingError) -> None:
         self._is_answered = True

@@ -23,12 +23,12 @@ class Answers:
     def take(self, data: bytes | memoryview) -> None: ...
 
     def end(self) -> None:
-        self.stream.answer(HEAD, b"body", TRAILERS)
+        self.stream.send_whole(HEAD, b"body", TRAILERS)
 
     def has_room(self) -> bool:
         return True
 
-    def gone(self) -> None: ...
+    def gone(self, code: int | None) -> None: ...
 
     def stop(self) -> None: ...
 

@@ -36,7 +36,7 @@ class _Head(NamedTuple):
     body_bytes: int | None  # if it tells
 
 
-class Connection(Endpoint):
+class Connection(Endpoint[Stream]):
     """Serves each request by what `route` finds for its headers; it is in `connections` as long as it is open.
 
     A peer that does not take what it is sent is not read from, either: nothing that it makes us answer piles up.
@@ -189,17 +189,17 @@ class Connection(Endpoint):
     def _forget_cancelled(self) -> None:
         self._cancelled = 0
 
-    def _drop(self, stream: Stream, code: int) -> None:
+    def _drop(self, stream: Stream, code: int | None) -> None:
         """The peer is not interested any more, or must not be."""
         if stream.is_open:
             receiver = stream.receiver
             self._forget(stream)
-            receiver.gone()
+            receiver.gone(code)
             self._close_if_done()
 
     def _drop_all(self) -> None:
         for stream in list(self._streams.values()):
-            self._drop(stream, frames.CANCEL)
+            self._drop(stream, None)
 
     def _finish(self, stream: Stream) -> None:
         """All of its response is on its way."""

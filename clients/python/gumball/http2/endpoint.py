@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from gumball.http2 import frames
 from gumball.http2.frames import ACK, PING, Http2Error
@@ -10,11 +10,13 @@ from gumball.http2.framing import FrameProtocol
 from gumball.http2.outflow import Outflow
 from gumball.http2.stream import NOBODY, Stream
 
+StreamT = TypeVar("StreamT", bound=Stream)
+
 MOST_RESET = 1 << 10  # streams of which is remembered that they were reset
 GOODBYE_SECONDS = 1.0  # in which a peer learns that the connection ends
 
 
-class Endpoint(FrameProtocol):
+class Endpoint(FrameProtocol, Generic[StreamT]):
     """Streams, flow control, settings and pings; what begins streams and what ends them is told by each end."""
 
     stream_window: ClassVar[int]  # bytes that a peer may send on a stream, and on all of them, before we take them
@@ -26,7 +28,7 @@ class Endpoint(FrameProtocol):
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self._transport: Any = None
         self._out: Outflow  # from `connection_made` on
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, StreamT] = {}
         self._last = 0  # the last stream that was opened
         self._has_left = False  # what the peer opens from now on is not looked at, and it knows, or will
         self._reset: dict[int, None] = {}  # streams that we reset, of which more may still come
@@ -49,11 +51,11 @@ class Endpoint(FrameProtocol):
         """All that we send on a stream is on its way."""
 
     @abstractmethod
-    def _drop(self, stream: Stream, code: int) -> None:
-        """End a stream before its time, by a code of section 7."""
+    def _drop(self, stream: StreamT, code: int | None) -> None:
+        """A stream has ended before its time, by a code of section 7 or with the connection."""
 
     @abstractmethod
-    def _end(self, stream: Stream) -> None:
+    def _end(self, stream: StreamT) -> None:
         """All that the peer sends on a stream has come."""
 
     @abstractmethod
@@ -86,8 +88,8 @@ class Endpoint(FrameProtocol):
             self._out.write(frames.window_update(0, self.connection_window - self._receive_window))
             self._receive_window = self.connection_window
         stream = self._streams.get(number)
-        if stream is None or stream.has_ended:
-            self._on_late_data(number, stream)
+        if stream is None or stream.has_ended or not stream.has_begun:
+            self._on_stray_data(number, stream)
             return
         stream.receive_window -= charge
         if stream.receive_window < 0:
@@ -116,10 +118,10 @@ class Endpoint(FrameProtocol):
             self._out.write(frames.window_update(stream.number, self.stream_window - stream.receive_window))
             stream.receive_window = self.stream_window
 
-    def _on_late_data(self, number: int, stream: Stream | None) -> None:
-        """Data after the end."""
+    def _on_stray_data(self, number: int, stream: StreamT | None) -> None:
+        """Data before the headers, or after the end."""
         if stream is not None:
-            self._abort(stream, frames.STREAM_CLOSED)
+            self._abort(stream, frames.STREAM_CLOSED if stream.has_begun else frames.PROTOCOL_ERROR)
         elif self._is_idle(number):
             raise Http2Error(frames.PROTOCOL_ERROR, "data of a stream that has no headers")
         elif number <= self._last and number not in self._reset:
@@ -132,7 +134,7 @@ class Endpoint(FrameProtocol):
             del self._reset[next(iter(self._reset))]
         self._out.write(frames.reset(number, code))
 
-    def _abort(self, stream: Stream, code: int) -> None:
+    def _abort(self, stream: StreamT, code: int) -> None:
         self._refuse(stream.number, code)
         self._drop(stream, code)
 
