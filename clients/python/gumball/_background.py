@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, Generic, Protocol, TypeVar
 
-from gumball._fork import check
 from gumball.errors import Unavailable
 
 T = TypeVar("T")
@@ -59,7 +58,6 @@ _inherited: list[object] = []  # from before a fork: not to be used here, nor ta
 
 def _join() -> _Thread:
     global _shared
-    check()
     with _lock:
         if _shared is None:
             _shared = _Thread()

@@ -27,8 +27,10 @@ FLOW_CONTROL_ERROR = 0x3
 STREAM_CLOSED = 0x5
 FRAME_SIZE_ERROR = 0x6
 REFUSED_STREAM = 0x7
+CANCEL = 0x8
 COMPRESSION_ERROR = 0x9
 ENHANCE_YOUR_CALM = 0xB
+INADEQUATE_SECURITY = 0xC
 
 # What holds until a peer's settings say otherwise.
 DEFAULT_WINDOW = 65_535
@@ -47,6 +49,13 @@ class Http2Error(Exception):
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return HEAD.pack(len(payload) << 8 | kind, flags, stream) + payload
+
+
+def ending(stream: int, trailers: bytes) -> bytes:
+    """The frame that ends a stream, of trailers where it has any."""
+    if trailers:
+        return HEAD.pack(len(trailers) << 8 | HEADERS, END_HEADERS | END_STREAM, stream) + trailers
+    return HEAD.pack(0, END_STREAM, stream)
 
 
 def settings(values: dict[int, int]) -> bytes:
