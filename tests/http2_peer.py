@@ -117,20 +117,18 @@ class Peer:
         self.goaway: tuple[int, Code] | None = None
         self.pongs: list[bytes] = []
         self.most_open = 0  # streams at a time
-        self._unacknowledged: list[Mapping[int, int]] = []
+        self.unacknowledged: list[Mapping[int, int]] = []  # settings
         self._taken = self._pings = 0
-        self._trickling = False
-        self._later: list[bytes] = []
+        self._trickling = self._has_begun = False
+        self._due: list[bytes] = []
         self._changed = asyncio.Event()
 
     # What is sent.
 
     def send(self, *frames: bytes) -> None:
-        """As one write; while others are sent in pieces, after them."""
-        if self._trickling:
-            self._later += frames
-        else:
-            self._write(b"".join(frames))
+        """As one write."""
+        self._write(b"".join(frames))
+        self._reply()
 
     async def trickle(self, data: bytes, size: int = 1) -> None:
         """In so many writes that the client may see each by itself."""
@@ -139,16 +137,23 @@ class Peer:
             self._write(data[start : start + size])
             await asyncio.sleep(0)
         self._trickling = False
-        later, self._later = self._later, []
-        self.send(*later)
+        self._reply()
+
+    def _reply(self, *frames: bytes) -> None:
+        """What is due to a frame: not before anything else was sent, nor within it."""
+        self._due += frames
+        if self._has_begun and not self._trickling:
+            due, self._due = self._due, []
+            self._write(b"".join(due))
 
     def _write(self, data: bytes) -> None:
+        self._has_begun = True
         if not self.closed and not self.writer.is_closing():
             self.writer.write(data)
 
     def change(self, ours: Mapping[int, int]) -> None:
         """Announce settings, which hold once they are acknowledged (6.5.3)."""
-        self._unacknowledged.append(ours)
+        self.unacknowledged.append(ours)
         self.send(settings(ours))
 
     async def greet(self, ours: Mapping[int, int] = ROOMY) -> None:
@@ -162,7 +167,7 @@ class Peer:
             self.calls[stream].window += increment
         else:
             self.window += increment
-        self.send(window_update(stream, increment))
+        self._reply(window_update(stream, increment))
 
     def headers(self, stream: int, headers: Headers, flags: int = 0, parts: int = 1, padding: int | None = None) -> bytes:
         """The frames of headers, encoded with the dynamic table; they must be sent in the order they are made in."""
@@ -290,7 +295,7 @@ class Peer:
         head = await self._reader.readexactly(9)
         size, kind, flags = int.from_bytes(head[:3], "big"), Kind(head[3]), head[4]
         stream = int.from_bytes(head[5:], "big")
-        assert size <= max(self.ours[Setting.MAX_FRAME_SIZE], *(each.get(5, 0) for each in [{}, *self._unacknowledged]))
+        assert size <= max(self.ours[Setting.MAX_FRAME_SIZE], *(each.get(5, 0) for each in [{}, *self.unacknowledged]))
         assert not first or (kind == Kind.SETTINGS and not flags & ACK), "a preface without settings"
         payload = await self._reader.readexactly(size)
         if kind == Kind.HEADERS:
@@ -342,7 +347,7 @@ class Peer:
     def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
         assert stream == 0
         if flags & ACK:
-            acknowledged = self._unacknowledged.pop(0)
+            acknowledged = self.unacknowledged.pop(0)
             before = self.ours[Setting.INITIAL_WINDOW_SIZE]
             for call in self.calls.values():
                 call.window += acknowledged.get(Setting.INITIAL_WINDOW_SIZE, before) - before
@@ -353,14 +358,14 @@ class Peer:
             key, value = payload[start : start + 2], payload[start + 2 : start + 6]
             self.theirs[int.from_bytes(key, "big")] = int.from_bytes(value, "big")
         self.encoder.header_table_size = min(4096, self.theirs.get(Setting.HEADER_TABLE_SIZE, 4096))
-        self.send(frame(Kind.SETTINGS, ACK))
+        self._reply(frame(Kind.SETTINGS, ACK))
 
     def _on_ping(self, flags: int, stream: int, payload: bytes) -> None:
         assert (stream, len(payload)) == (0, 8)
         if flags & ACK:
             self.pongs.append(payload)
         else:
-            self.send(ping(payload, ACK))
+            self._reply(ping(payload, ACK))
 
     def _on_goaway(self, flags: int, stream: int, payload: bytes) -> None:
         assert stream == 0

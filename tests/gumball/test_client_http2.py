@@ -139,7 +139,7 @@ def resized(peer: Peer, asked: Asked) -> bytes:
 
 def continued(peer: Peer, asked: Asked) -> bytes:
     """Blocks in pieces, some of them empty."""
-    frames = b"" if peer.calls[asked.stream].headed else peer.headers(asked.stream, HEAD, parts=50)
+    frames = b"" if peer.calls[asked.stream].headed else peer.headers(asked.stream, HEAD, parts=30)
     frames += peer.data(asked.stream, framed(response(asked)))
     return frames if asked.path == STREAM else frames + peer.headers(asked.stream, OK, END_STREAM, parts=3)
 
@@ -187,14 +187,14 @@ def beside_what_is_unknown(peer: Peer, asked: Asked) -> bytes:
     """Frames of kinds that there may be one day, and flags and settings (4.1, 5.5, 6.5.2)."""
     unknown = b"".join(frame(kind, 0xFF, stream, b"?" * 30) for kind in (10, 0xFA) for stream in (0, asked.stream, 99))
     frames = unknown + settings({0x99: 2**32 - 1, Setting.MAX_HEADER_LIST_SIZE: 1 << 20}) + peer.begin(asked.stream)
-    peer._unacknowledged.append({})
+    peer.unacknowledged.append({})
     frames += unknown + frame(Kind.DATA, 0xF6 & ~PADDED, asked.stream, framed(response(asked))) + unknown
     return frames if asked.path == STREAM else frames + peer.headers(asked.stream, OK, END_STREAM)
 
 
 def among_pings_and_windows(peer: Peer, asked: Asked) -> bytes:
     """And settings."""
-    peer._unacknowledged.append({})
+    peer.unacknowledged.append({})
     busy = ping() + window_update(0, 1) + window_update(asked.stream, 1) + settings({})
     return busy + peer.begin(asked.stream) + busy.replace(settings({}), b"") + plain(peer, asked)
 
@@ -248,7 +248,7 @@ async def test_a_server_may_greet_late_and_in_pieces(size):
 
     async def script(peer: Peer) -> None:
         await asyncio.sleep(0.02)
-        peer._unacknowledged.append({})
+        peer.unacknowledged.append({})
         await peer.trickle(settings({Setting.MAX_CONCURRENT_STREAMS: 100, Setting.INITIAL_WINDOW_SIZE: 65_535}), size)
         while True:
             peer.send(peer.answer(await peer.next()))
