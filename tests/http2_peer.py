@@ -107,6 +107,8 @@ class Peer:
         self._reader, self.writer = reader, writer
         self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
         self.grants = True
+        self.reads = asyncio.Event()  # while it is set
+        self.reads.set()
         self.calls: dict[int, Call] = {}  # by stream
         self.asked: list[Asked] = []  # all messages, in order
         self.theirs = {Setting.INITIAL_WINDOW_SIZE: WINDOW, Setting.MAX_FRAME_SIZE: 16_384}
@@ -279,7 +281,7 @@ class Peer:
         try:
             assert await self._reader.readexactly(len(PREFACE)) == PREFACE
             await self._receive(first=True)
-            while True:
+            while await self.reads.wait():
                 await self._receive()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
