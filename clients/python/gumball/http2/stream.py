@@ -137,9 +137,10 @@ class Stream:
             self.unsent[0] = rest
         else:
             self.unsent.popleft()
-        self.credit -= len(chunk)
-        self.unsent_bytes -= len(chunk)
-        if self.on_room is not None and self.unsent_bytes <= MAX_UNSENT_BYTES:
+        size, before = len(chunk), self.unsent_bytes
+        self.credit -= size
+        self.unsent_bytes = before - size
+        if self.on_room is not None and before - size <= MAX_UNSENT_BYTES < before:
             self.on_room()
         return chunk
 
