@@ -106,7 +106,8 @@ class Peer:
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader, self.writer = reader, writer
         self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
-        self.grants = True
+        self.grants = self.answers_pings = True
+        self.pings = 0  # of the client
         self.reads = asyncio.Event()  # while it is set
         self.reads.set()
         self.calls: dict[int, Call] = {}  # by stream
@@ -120,8 +121,8 @@ class Peer:
         self.pongs: list[bytes] = []
         self.most_open = 0  # streams at a time
         self.unacknowledged: list[Mapping[int, int]] = []  # settings
-        self._taken = self._pings = 0
-        self._trickling = self._has_begun = False
+        self._taken = self._syncs = 0
+        self._trickling = self._has_begun = self._is_done = False
         self._due: list[bytes] = []
         self._changed = asyncio.Event()
 
@@ -150,7 +151,7 @@ class Peer:
 
     def _write(self, data: bytes) -> None:
         self._has_begun = True
-        if not self.closed and not self.writer.is_closing():
+        if not self.closed and not self._is_done and not self.writer.is_closing():
             self.writer.write(data)
 
     def change(self, ours: Mapping[int, int]) -> None:
@@ -171,7 +172,9 @@ class Peer:
             self.window += increment
         self._reply(window_update(stream, increment))
 
-    def headers(self, stream: int, headers: Headers, flags: int = 0, parts: int = 1, padding: int | None = None) -> bytes:
+    def headers(
+        self, stream: int, headers: Headers, flags: int = 0, parts: int = 1, padding: int | None = None
+    ) -> bytes:
         """The frames of headers, encoded with the dynamic table; they must be sent in the order they are made in."""
         block = self.encoder.encode(headers)
         cuts = [len(block) * part // parts for part in range(parts + 1)]
@@ -230,6 +233,11 @@ class Peer:
     def goes_away(self, last: int, code: int = Code.NO_ERROR, reason: bytes = b"") -> bytes:
         return frame(Kind.GOAWAY, 0, 0, uint32(last) + uint32(code) + reason)
 
+    def end(self) -> None:
+        """Send nothing more, but read on."""
+        self._is_done = True
+        self.writer.write_eof()
+
     async def close(self) -> None:
         """Both directions, once all is sent; what comes then is not read."""
         self.writer.close()
@@ -254,8 +262,8 @@ class Peer:
 
     async def sync(self) -> None:
         """Return once the client has seen all that was sent, and we all that it sent until then. Raises Gone."""
-        self._pings += 1
-        payload = b"sync" + uint32(self._pings)
+        self._syncs += 1
+        payload = b"sync" + uint32(self._syncs)
         self.send(ping(payload))
         await self.until(lambda: payload in self.pongs)
 
@@ -366,7 +374,9 @@ class Peer:
         assert (stream, len(payload)) == (0, 8)
         if flags & ACK:
             self.pongs.append(payload)
-        else:
+            return
+        self.pings += 1
+        if self.answers_pings:
             self._reply(ping(payload, ACK))
 
     def _on_goaway(self, flags: int, stream: int, payload: bytes) -> None:

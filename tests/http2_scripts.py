@@ -50,6 +50,7 @@ class Scripted:
         self.address = ""
         self.peers: list[Peer] = []
         self.failures: list[BaseException] = []  # of scripts and of rules
+        self._arrived = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -61,13 +62,15 @@ class Scripted:
         """The connection of this number, counted from 0, once it is there."""
         async with asyncio.timeout(SECONDS):
             while len(self.peers) <= number:
-                await asyncio.sleep(0.001)
+                await self._arrived.wait()
         return self.peers[number]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer)
         script = self._scripts[min(len(self.peers), len(self._scripts) - 1)]
         self.peers.append(peer)
+        self._arrived.set()  # wakes all who wait now
+        self._arrived.clear()
         for part in (script(peer), peer.read()):
             task = asyncio.create_task(self._run(part, writer))
             self._tasks.add(task)
@@ -94,7 +97,7 @@ async def scripted(*scripts: Script) -> AsyncIterator[Scripted]:
     """A service that goes by these scripts. What was wrong with a client, or in a script, is raised in the end."""
     service = Scripted(scripts)
     server = await asyncio.start_server(service.serve, "127.0.0.1", 0)
-    service.address = "grpc://127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    service.address = f"grpc://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield service
     finally:

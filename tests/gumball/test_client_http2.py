@@ -69,8 +69,8 @@ async def test_long_metadata_arrive():
 UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
-@pytest.mark.parametrize("timeout", [0.5, 2.0, 100.0, 1e5, 1e6])
-async def test_a_deadline_is_told(timeout):
+@pytest.mark.parametrize("seconds", [0.5, 2.0, 100.0, 1e5, 1e6])
+async def test_a_deadline_is_told(seconds):
     """To a call by itself in grpc-timeout, of 8 digits at most, and closely."""
 
     async def script(peer: Peer) -> None:
@@ -79,13 +79,13 @@ async def test_a_deadline_is_told(timeout):
 
     async with scripted(script) as service, AsyncClient(service.address, retries=0) as client:
         await in_time(client.info())
-        call = asyncio.create_task(client.sample(LARGE, timeout=timeout))
+        call = asyncio.create_task(client.sample(LARGE, timeout=seconds))
         await service.peers[0].until(lambda: 3 in service.peers[0].calls)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
     told = service.peers[0].calls[3].headers["grpc-timeout"]
     number, unit = re.fullmatch(r"(\d{1,8})([HMSmun])", told).groups()
-    assert int(number) * UNITS[unit] == pytest.approx(timeout, rel=0.02, abs=0.3)
+    assert int(number) * UNITS[unit] == pytest.approx(seconds, rel=0.02, abs=0.3)
 
 
 async def test_calls_share_one_connection():

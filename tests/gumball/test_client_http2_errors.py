@@ -306,7 +306,12 @@ async def test_calls_of_a_stream_whose_messages_are_wrong_get_right_answers_all_
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [("3", errors.InvalidArgument), ("7", errors.Unauthenticated), ("14", errors.Unavailable), ("0", errors.Unavailable)],
+    [
+        ("3", errors.InvalidArgument),
+        ("7", errors.Unauthenticated),
+        ("14", errors.Unavailable),
+        ("0", errors.Unavailable),
+    ],
 )
 @pytest.mark.parametrize("form", ["alone", "after headers"])
 async def test_a_stream_that_ends_is_not_waited_for(status, kind, form):

@@ -415,11 +415,10 @@ async def test_answers_that_nobody_waits_for_close_no_window():
         await answer_all(peer)
 
     async with scripted(script) as service, AsyncClient(service.address, retries=0) as client:
-        peer = None
         for number in range(20):
             call = asyncio.create_task(client.sample(LARGE))
-            peer = peer or await service.connected(0)
-            await peer.until(lambda least=number: len(peer.asked) > least)
+            peer = await service.connected(0)
+            await peer.until(lambda peer=peer, least=number: len(peer.asked) > least)
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
         await draw(client, 1, LARGE)
