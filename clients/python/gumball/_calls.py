@@ -115,13 +115,14 @@ class Call:
     def gone(self, code: int | None) -> None:
         if self.is_over:
             return
-        if code == frames.REFUSED_STREAM and not self._was_unseen and self.may_repeat():
+        is_unseen = code == frames.REFUSED_STREAM and not self._http_status
+        if is_unseen and not self._was_unseen and self.may_repeat():
             self._was_unseen, self._stream = True, None
             self._channel.begin(self)
         elif code is None:
             self.fail(RpcError(Code.UNAVAILABLE, self._connection.why))
         else:
-            self.fail(error_of_reset(code))
+            self.fail(error_of_reset(code, is_unseen))
 
     def stop(self) -> None:
         self.fail(RpcError(Code.UNAVAILABLE, CLOSED))

@@ -82,9 +82,8 @@ def error_of_headers(http_status: int, fields: Mapping[bytes, bytes]) -> RpcErro
     return RpcError(code, message, _bytes_of(fields.get(b"grpc-status-details-bin", b"")))
 
 
-def error_of_reset(code: int) -> RpcError:
+def error_of_reset(code: int, is_unseen: bool) -> RpcError:
     """The error of a call whose stream was reset."""
-    is_unseen = code == frames.REFUSED_STREAM
     told = "the service did not take the call" if is_unseen else f"the service reset the call by the code {code}"
     return RpcError(_OF_RESET.get(code, Code.INTERNAL), told, is_unseen=is_unseen)
 

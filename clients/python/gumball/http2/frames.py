@@ -51,11 +51,19 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return HEAD.pack(len(payload) << 8 | kind, flags, stream) + payload
 
 
+def headers(stream: int, block: bytes, flags: int = 0) -> bytes:
+    """A header block, in as many frames as it needs to be taken by any peer."""
+    if len(block) <= DEFAULT_FRAME_BYTES:
+        return HEAD.pack(len(block) << 8 | HEADERS, flags | END_HEADERS, stream) + block
+    parts = [block[at : at + DEFAULT_FRAME_BYTES] for at in range(0, len(block), DEFAULT_FRAME_BYTES)]
+    first, *middle, last = parts
+    more = [frame(CONTINUATION, 0, stream, part) for part in middle]
+    return b"".join((frame(HEADERS, flags, stream, first), *more, frame(CONTINUATION, END_HEADERS, stream, last)))
+
+
 def ending(stream: int, trailers: bytes) -> bytes:
     """The frame that ends a stream, of trailers where it has any."""
-    if trailers:
-        return HEAD.pack(len(trailers) << 8 | HEADERS, END_HEADERS | END_STREAM, stream) + trailers
-    return HEAD.pack(0, END_STREAM, stream)
+    return headers(stream, trailers, END_STREAM) if trailers else HEAD.pack(0, END_STREAM, stream)
 
 
 def settings(values: dict[int, int]) -> bytes:

@@ -7,10 +7,9 @@ from typing import Any
 from gumball.http2.frames import (
     DEFAULT_FRAME_BYTES,
     DEFAULT_WINDOW,
-    END_HEADERS,
     HEAD,
-    HEADERS,
     ending,
+    headers,
 )
 from gumball.http2.stream import Stream
 
@@ -57,8 +56,7 @@ class Outflow:
         self.write(
             b"".join(
                 (
-                    HEAD.pack(len(head) << 8 | HEADERS, END_HEADERS, number),
-                    head,
+                    headers(number, head),
                     *data,
                     ending(number, trailers),
                 )

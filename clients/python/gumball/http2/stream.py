@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from gumball.http2.frames import END_HEADERS, HEADERS, ending, frame
+from gumball.http2.frames import ending, headers
 
 if TYPE_CHECKING:
     from gumball.http2.outflow import Outflow
@@ -105,7 +105,7 @@ class Stream:
 
     def start(self, head: bytes) -> None:
         if self.is_open:
-            self._out.write(frame(HEADERS, END_HEADERS, self.number, head))
+            self._out.write(headers(self.number, head))
 
     def send(self, data: bytes) -> None:
         if self.is_open:
