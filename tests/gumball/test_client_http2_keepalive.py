@@ -47,6 +47,7 @@ def test_a_service_that_died_without_a_word_is_given_up(logits):
             call = asyncio.create_task(client.sample(logits))
             peer = await service.connected(0)
             await peer.until(lambda: peer.asked)
+            await peer.sync()
             await skip(25)
             assert not peer.pings
             await skip(6)
