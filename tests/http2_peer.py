@@ -236,7 +236,8 @@ class Peer:
     def end(self) -> None:
         """Send nothing more, but read on."""
         self._is_done = True
-        self.writer.write_eof()
+        with contextlib.suppress(OSError):  # the client was quicker
+            self.writer.write_eof()
 
     async def close(self) -> None:
         """Both directions, once all is sent; what comes then is not read."""
@@ -270,7 +271,7 @@ class Peer:
     async def gone(self) -> None:
         """Return once the client has closed the connection."""
         with contextlib.suppress(Gone):
-            await self.until(lambda: False)
+            await self.until(lambda: self.closed)
 
     @property
     def open(self) -> int:
