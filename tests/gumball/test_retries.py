@@ -19,6 +19,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from gumball import AsyncClient, Client, _codec, contract, errors
 from gumball._balancer import Balancer
+from gumball._credentials import Certificates
 from gumball._grpc import GRPCService
 from gumball._places import Place
 from gumball.v1 import sampling_pb2 as pb
@@ -231,7 +232,7 @@ async def test_a_name_is_called_at_each_of_its_addresses_and_looked_up_again():
         return known
 
     def connect(place: Place) -> GRPCService:
-        return GRPCService(place.address, {}, place.name)
+        return GRPCService(place.address, {}, Certificates(), place.name)
 
     async with serving(first, "127.0.0.2:0") as address:
         port = address.rpartition(":")[2]

@@ -52,16 +52,9 @@ class Outflow:
         if size > min(self.window, self.first_window + stream.credit, WHOLE_BYTES) or self._is_paused:
             return False
         self.window -= size
+        stream.credit -= size
         data = [HEAD.pack(size << 8, 0, number), body] if size <= self.frame_bytes else self._frames(number, body)
-        self.write(
-            b"".join(
-                (
-                    headers(number, head),
-                    *data,
-                    ending(number, trailers),
-                )
-            )
-        )
+        self.write(b"".join((headers(number, head), *data, ending(number, trailers))))
         self._finish(stream)
         return True
 
