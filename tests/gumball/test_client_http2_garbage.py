@@ -1,4 +1,4 @@
-"""Conversations that were right before something happened to their bytes: calls end, by an answer or an error of ours."""
+"""Conversations that were right before something happened to their bytes: calls end, by an answer or our error."""
 
 import asyncio
 import contextlib
@@ -127,7 +127,7 @@ async def converse(mutate: Mutate, logits: object, size: int) -> None:
 
     async with scripted(script, answering) as service, AsyncClient(service.address, retries=0) as client:
         with contextlib.suppress(GumballError):
-            await draw(client, 1, logits)
+            await in_time(client.sample(logits, seed=1))  # of which the numbers may be others, too
         await service.peers[0].gone()
         await draw(client, 2, logits)
 

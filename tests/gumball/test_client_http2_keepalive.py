@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 from gumball import AsyncClient, errors
@@ -83,5 +84,27 @@ def test_a_service_that_answers_pings_is_waited_for():
             answer.set()
             assert (await call).seed == 1
         assert len(service.peers) == 1
+
+    run_skipping(test)
+
+
+def test_nobody_is_asked_while_no_call_waits():
+    """Though the stream is open: servers count pings that are for nothing, and gRPC's own ends the connection."""
+
+    async def patient(peer: Peer) -> None:
+        await peer.greet()
+        while True:
+            with suppress(TimeoutError):  # which the clock makes of nothing
+                peer.send(peer.answer(await peer.next()))
+
+    async def test() -> None:
+        async with scripted(patient) as service, AsyncClient(service.address, retries=0) as client:
+            for seed in range(3):
+                await draw(client, seed)
+                await service.peers[0].sync()
+                for _ in range(6):
+                    await skip(20)
+            await service.peers[0].sync()
+        assert [peer.pings for peer in service.peers] == [0]
 
     run_skipping(test)
