@@ -208,6 +208,15 @@ class StreamCall(Call):
         if self._stream is not None:
             self._stream.send(framed(message))
 
+    def finish(self) -> None:
+        """Nothing more is to be written; the service ends the call when it has answered."""
+        if self._stream is not None:
+            self._stream.end()
+
+    def is_leaving(self) -> bool:
+        """Whether the service wants calls to begin anew, and go elsewhere with what they write."""
+        return self._stream is not None and self._connection.is_leaving
+
     def send(self, stream: Stream) -> None:
         stream.on_room = self._partner.room
         stream.start(self._head)
