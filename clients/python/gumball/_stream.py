@@ -78,6 +78,9 @@ class SampleStream:
                 answer.set_exception(broken)
         self._waiting.clear()
 
+    def is_waiting(self) -> bool:
+        return bool(self._waiting)
+
     def room(self) -> None:
         """Write soon, once for all who ask in this turn of the loop."""
         if not self._is_to_write:

@@ -38,6 +38,9 @@ class Caller(Receiver, Protocol):
 
     is_over: bool  # nobody wants the response any more
 
+    def is_waiting(self) -> bool:
+        """Whether the peer owes it something."""
+
     def begin(self, connection: "ClientConnection", stream: Stream) -> None:
         """Send the request."""
 
@@ -165,6 +168,8 @@ class ClientConnection(Endpoint[_Exchange]):
             self.why = "the service does not answer any more"
             self.abort()
             return
+        if not any(stream.receiver.is_waiting() for stream in self._streams.values()):
+            self._heard = self._loop.time()
         if self._heard != self._answered:
             self._pings = 0
         seconds = self._heard + KEEPALIVE_SECONDS - self._loop.time()
