@@ -61,6 +61,10 @@ class Call:
     def ended(self, error: RpcError | None) -> None:
         """The call is over; nothing else follows."""
 
+    def is_waiting(self) -> bool:
+        """Whether the service is to answer something."""
+        return True
+
     def may_repeat(self) -> bool:
         """Whether all that was sent can be sent again."""
         return self._stream is None
@@ -190,6 +194,8 @@ class Partner(Protocol):
     def room(self) -> None:
         """More can be sent, now that it could not."""
 
+    def is_waiting(self) -> bool: ...
+
 
 class StreamCall(Call):
     """A call of many messages, either way and in no order."""
@@ -208,10 +214,22 @@ class StreamCall(Call):
         if self._stream is not None:
             self._stream.send(framed(message))
 
+    def finish(self) -> None:
+        """Nothing more is to be written; the service ends the call when it has answered."""
+        if self._stream is not None:
+            self._stream.end()
+
+    def is_leaving(self) -> bool:
+        """Whether the service wants calls to begin anew, and go elsewhere with what they write."""
+        return self._stream is not None and self._connection.is_leaving
+
     def send(self, stream: Stream) -> None:
         stream.on_room = self._partner.room
         stream.start(self._head)
         self._partner.room()
+
+    def is_waiting(self) -> bool:
+        return self._partner.is_waiting()
 
     def received(self, message: bytes) -> None:
         self._partner.received(message)

@@ -99,7 +99,8 @@ class GRPCService:
         self._get_info, self._sample, on_stream = (
             self._channel.head(_SERVICE + method, metadata) for method in ("GetInfo", "Sample", "SampleStream")
         )
-        self._stream = SampleStream(partial(self._channel.stream, on_stream))
+        self._open_stream = partial(self._channel.stream, on_stream)
+        self._stream = SampleStream(self._open_stream)
         self._has_stream = True  # as far as is known
 
     async def sample(
@@ -108,13 +109,16 @@ class GRPCService:
         timeout: float | None,  # noqa: ASYNC109 - a deadline that the service is told, not one to wait here
     ) -> Sample:
         if self._has_stream and request.logits.nbytes + request.parameters.form.nbytes <= SMALL_BYTES:
-            number, answer = self._stream.send(request, timeout)
+            if self._stream.has_left:
+                self._stream = SampleStream(self._open_stream)
+            stream = self._stream
+            number, answer = stream.send(request, timeout)
             try:
                 return await answer
             except StreamBroken as broken:
                 self._judge(broken)
             except asyncio.CancelledError:
-                self._stream.withdraw(number)
+                stream.withdraw(number)
                 raise
         with _failures():
             answered = await self._channel.unary(self._sample, encode(request), timeout, metadata_of(trace_headers()))
@@ -126,7 +130,6 @@ class GRPCService:
         return read_info(_parsed(pb.GetInfoResponse, answered))
 
     async def close(self) -> None:
-        self._stream.close()
         await self._channel.close()
 
     def _judge(self, broken: StreamBroken) -> None:

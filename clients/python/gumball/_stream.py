@@ -24,13 +24,14 @@ class StreamBroken(Exception):  # noqa: N818 - it is what happened
 
 
 class SampleStream:
-    """Calls on one gRPC stream, which is opened by the first call and, once it broke, by the next one.
+    """Calls on one gRPC stream, from the first call until `has_left`; then the next calls are for another one.
 
     Answers are read in the turn of the event loop in which they come, and what is asked in one goes out together.
     """
 
     def __init__(self, open_stream: Callable[["SampleStream"], StreamCall]) -> None:
         self._open_stream = open_stream
+        self.has_left = False  # it has ended, or ends once all is answered
         self._ids = count(1)
         self._waiting: dict[int, tuple[asyncio.Future[Sample], SampleRequest]] = {}
         self._unsent: list[Asked] = []
@@ -54,12 +55,6 @@ class SampleStream:
             self._withdrawn.append(number)
             self.room()
 
-    def close(self) -> None:
-        """End the stream; what is unanswered breaks."""
-        if self._call is not None:
-            self._call.cancel()
-        self.ended(None)
-
     # As a partner of a call.
 
     def received(self, message: bytes) -> None:
@@ -75,15 +70,16 @@ class SampleStream:
                 answer.set_exception(error)
 
     def ended(self, error: RpcError | None) -> None:
-        waiting, self._waiting = self._waiting, {}
-        self._unsent.clear()
-        self._withdrawn.clear()
-        self._call = None
-        for answer, _ in waiting.values():
+        self.has_left = True
+        for answer, _ in self._waiting.values():
             if not answer.done():
                 broken = StreamBroken()
                 broken.__cause__ = error
                 answer.set_exception(broken)
+        self._waiting.clear()
+
+    def is_waiting(self) -> bool:
+        return bool(self._waiting)
 
     def room(self) -> None:
         """Write soon, once for all who ask in this turn of the loop."""
@@ -93,11 +89,14 @@ class SampleStream:
 
     def _write(self) -> None:
         self._is_to_write = False
-        if self._unsent and self._call is None:
-            call = self._open_stream(self)
-            self._call = None if call.is_over else call
-        while self._call is not None and self._call.can_write() and (self._unsent or self._withdrawn):
-            self._call.write(self._next_message())
+        if self.has_left:
+            return
+        call = self._call = self._call or self._open_stream(self)
+        while call.can_write() and (self._unsent or self._withdrawn):
+            call.write(self._next_message())
+        if call.is_leaving() and not self._unsent:
+            self.has_left = True
+            call.finish()
 
     def _next_message(self) -> bytes:
         """The requests of the next message, at least one where there is any, and who is not waiting any more."""

@@ -16,6 +16,7 @@ STREAM_WINDOW = 1 << 24  # an answer may be large, and whoever asked for it take
 CONNECTION_WINDOW = 1 << 26
 KEEPALIVE_SECONDS = 30.0  # without a byte, while calls wait; then a ping asks whether the peer lives
 PING_SECONDS = 10.0  # for an answer
+MOST_PINGS = 2  # in a row, if nothing else is said: gRPC's own servers end a connection that has more
 
 _START = (
     frames.PREFACE
@@ -36,6 +37,9 @@ class Caller(Receiver, Protocol):
     """What makes a request, and takes the response."""
 
     is_over: bool  # nobody wants the response any more
+
+    def is_waiting(self) -> bool:
+        """Whether the peer owes it something."""
 
     def begin(self, connection: "ClientConnection", stream: Stream) -> None:
         """Send the request."""
@@ -87,7 +91,9 @@ class ClientConnection(Endpoint[_Exchange]):
         self._max_streams = frames.STREAM_BITS
         self._waiting: deque[Caller] = deque()
         self._headers: HeaderReader[_Fields | None] = HeaderReader(_Fields.of)
-        self._heard = self._asked = 0.0  # when the last bytes came, and those before the last ping
+        self._heard = 0.0  # when the last bytes came
+        self._asked = self._answered = -1.0  # the same before the last ping, and with its answer
+        self._pings = 0  # in a row
         self._timer: asyncio.TimerHandle | None = None
 
     # Its life.
@@ -158,16 +164,25 @@ class ClientConnection(Endpoint[_Exchange]):
         self._timer = None
         if not self._streams:
             return
-        left = self._heard + KEEPALIVE_SECONDS - self._loop.time()
         if self._asked == self._heard:
             self.why = "the service does not answer any more"
             self.abort()
-        elif left > 0:
-            self._timer = self._loop.call_later(left, self._check_alive)
-        else:
-            self._asked = self._heard
-            self._out.write(frames.frame(frames.PING, 0, 0, _ALIVE))
-            self._timer = self._loop.call_later(PING_SECONDS, self._check_alive)
+            return
+        if not any(stream.receiver.is_waiting() for stream in self._streams.values()):
+            self._heard = self._loop.time()
+        if self._heard != self._answered:
+            self._pings = 0
+        seconds = self._heard + KEEPALIVE_SECONDS - self._loop.time()
+        if seconds <= 0:
+            seconds = KEEPALIVE_SECONDS
+            if self._pings < MOST_PINGS:
+                self._pings += 1
+                self._asked, seconds = self._heard, PING_SECONDS
+                self._out.write(frames.frame(frames.PING, 0, 0, _ALIVE))
+        self._timer = self._loop.call_later(seconds, self._check_alive)
+
+    def _on_pong(self, payload: bytes) -> None:
+        self._answered = self._heard
 
     # Requests.
 

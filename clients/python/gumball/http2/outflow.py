@@ -69,7 +69,7 @@ class Outflow:
 
     def flush(self, stream: Stream) -> None:
         """Send of a stream what may be sent now."""
-        while self._send_some(stream):
+        while stream.unsent and self._send_some(stream):
             pass
         if stream.unsent:
             self._blocked[stream.number] = stream
