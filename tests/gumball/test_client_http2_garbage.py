@@ -19,7 +19,7 @@ FIELDS = [*HEAD, ("server", "x" * 50), ("x", "y")]
 Mutate = Callable[[list[bytes]], list[bytes]]
 
 conversations = hypothesis_settings(
-    max_examples=150,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     database=None,

@@ -88,6 +88,26 @@ def test_a_service_that_answers_pings_is_waited_for():
     run_skipping(test)
 
 
+def test_a_service_that_dies_late_is_given_up_too():
+    """However long a call has waited before; though it is asked less often then, for servers count pings."""
+
+    async def test() -> None:
+        async with scripted(Peer.greet, answering) as service, AsyncClient(service.address, retries=0) as client:
+            call = asyncio.create_task(client.sample(LARGE))
+            peer = await service.connected(0)
+            await peer.until(lambda: peer.asked)
+            for _ in range(30):
+                await skip(20)
+            assert not call.done()
+            assert peer.pings
+            peer.answers_pings = False
+            for _ in range(60):
+                await skip(20)
+            await failure(call, errors.Unavailable)
+
+    run_skipping(test)
+
+
 def test_nobody_is_asked_while_no_call_waits():
     """Though the stream is open: servers count pings that are for nothing, and gRPC's own ends the connection."""
 
