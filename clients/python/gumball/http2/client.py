@@ -10,13 +10,11 @@ from gumball.http2.endpoint import GOODBYE_SECONDS, Endpoint
 from gumball.http2.frames import Http2Error
 from gumball.http2.framing import MAX_FRAME_BYTES
 from gumball.http2.headers import MAX_LIST_BYTES, HeaderReader, Headers, are_trailers, is_response
+from gumball.http2.keepalive import Keepalive
 from gumball.http2.stream import Receiver, Stream
 
 STREAM_WINDOW = 1 << 24  # an answer may be large, and whoever asked for it takes it
 CONNECTION_WINDOW = 1 << 26
-KEEPALIVE_SECONDS = 30.0  # without a byte, while calls wait; then a ping asks whether the peer lives
-PING_SECONDS = 10.0  # for an answer
-MOST_PINGS = 2  # in a row, if nothing else is said: gRPC's own servers end a connection that has more
 
 _START = (
     frames.PREFACE
@@ -91,10 +89,7 @@ class ClientConnection(Endpoint[_Exchange]):
         self._max_streams = frames.STREAM_BITS
         self._waiting: deque[Caller] = deque()
         self._headers: HeaderReader[_Fields | None] = HeaderReader(_Fields.of)
-        self._heard = 0.0  # when the last bytes came
-        self._asked = self._answered = -1.0  # the same before the last ping, and with its answer
-        self._pings = 0  # in a row
-        self._timer: asyncio.TimerHandle | None = None
+        self._keepalive = Keepalive(self)
 
     # Its life.
 
@@ -106,8 +101,7 @@ class ClientConnection(Endpoint[_Exchange]):
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self.closed.set_result(None)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._keepalive.cancel()
         self._give_up(self.why if exc is None else f"the connection was lost: {exc}")
 
     def close(self) -> None:
@@ -155,34 +149,23 @@ class ClientConnection(Endpoint[_Exchange]):
         self._out.resume()
 
     def data_received(self, data: bytes) -> None:
-        self._heard = self._loop.time()
+        self._keepalive.heard = self._loop.time()
         if not self._transport.is_closing():
             super().data_received(data)
 
-    def _check_alive(self) -> None:
-        """Ask a peer that is quiet while callers wait, and give up one that does not answer."""
-        self._timer = None
-        if not self._streams:
-            return
-        if self._asked == self._heard:
-            self.why = "the service does not answer any more"
-            self.abort()
-            return
-        if not any(stream.receiver.is_waiting() for stream in self._streams.values()):
-            self._heard = self._loop.time()
-        if self._heard != self._answered:
-            self._pings = 0
-        seconds = self._heard + KEEPALIVE_SECONDS - self._loop.time()
-        if seconds <= 0:
-            seconds = KEEPALIVE_SECONDS
-            if self._pings < MOST_PINGS:
-                self._pings += 1
-                self._asked, seconds = self._heard, PING_SECONDS
-                self._out.write(frames.frame(frames.PING, 0, 0, _ALIVE))
-        self._timer = self._loop.call_later(seconds, self._check_alive)
+    def ask(self) -> None:
+        self._out.write(frames.frame(frames.PING, 0, 0, _ALIVE))
+
+    def is_waiting(self) -> bool:
+        """Whether the peer owes something to any caller."""
+        return any(stream.receiver.is_waiting() for stream in self._streams.values())
+
+    def abandon(self) -> None:
+        self.is_leaving, self.why = True, "the service does not answer any more"
+        self.abort()
 
     def _on_pong(self, payload: bytes) -> None:
-        self._answered = self._heard
+        self._keepalive.answered()
 
     # Requests.
 
@@ -208,9 +191,7 @@ class ClientConnection(Endpoint[_Exchange]):
         stream = _Exchange(self._last, self._out, self._open_window, STREAM_WINDOW)
         stream.receiver, stream.has_begun = caller, False
         self._streams[self._last] = stream
-        if self._timer is None:
-            self._heard = self._loop.time()
-            self._timer = self._loop.call_later(KEEPALIVE_SECONDS, self._check_alive)
+        self._keepalive.start()
         caller.begin(self, stream)
 
     def _begin_waiting(self) -> None:
