@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gumball_server.company import Company
-from gumball_server.domain import Reason, Run, SampleRequest, SampleResult, SamplingError
+from gumball_server.domain import Plan, Reason, Run, SampleRequest, SampleResult, SamplingError
 from gumball_server.metrics import Drop, Metrics
 from gumball_server.worker import AnyWorker, DeviceLostError, DeviceWorker, Drawn
 
@@ -32,6 +32,7 @@ log = logging.getLogger("gumball.batcher")
 SMALL_WORK = 1 << 17
 SOFT_WORK = 4
 SAMPLE_WORK = 32
+MOST_TOGETHER = 64  # requests that are drawn as one while others wait
 # Of each worker: one batch computed, one kept ready or, by a device that can, copied meanwhile.
 HANDED_BATCHES = 2
 
@@ -200,10 +201,35 @@ class Batcher:
         """
         self._admit(request, request.plan.layout.elements)
         drawing = self._run(self._cpu, [request])
-        self._count([request], [0], drawing)
+        self._queue_duration.observe(0.0)
+        self._count([request], drawing)
         (drawn,), run, _ = drawing
         if isinstance(drawn, SamplingError):
             raise drawn
+        return SampleResult(request, drawn, 0, run.compute_ns, run)
+
+    @classmethod
+    def most_together(cls, plan: Plan) -> int:
+        """How many requests with a plan `draw_together` takes."""
+        return min(MOST_TOGETHER, SMALL_WORK // cls._work(plan))
+
+    def draw_together(self, request: SampleRequest) -> SampleResult | None:
+        """The result of a request whose rows are requests of their own, here and now.
+
+        None where not all can be drawn: then each is to be submitted by itself, and gets its own result or error.
+        """
+        elements = request.plan.layout.elements
+        try:
+            self._check_room(request, elements)
+        except SamplingError:
+            return None
+        drawing = self._run(self._cpu, [request])
+        (drawn,), run, _ = drawing
+        if isinstance(drawn, SamplingError):
+            return None
+        run = run._replace(requests=run.rows)
+        self._queue_duration.observe(0.0, run.rows)
+        self._count([request], drawing._replace(run=run))
         return SampleResult(request, drawn, 0, run.compute_ns, run)
 
     def submit(
@@ -249,12 +275,15 @@ class Batcher:
         """Whether a request that comes alone is to be drawn at once, for it gains nothing by waiting for company."""
         return self.draws_at_once(request) and not self._company.pays()
 
-    @staticmethod
-    def draws_at_once(request: SampleRequest) -> bool:
+    @classmethod
+    def draws_at_once(cls, request: SampleRequest) -> bool:
         """Whether a request is drawn on the event loop, so that its caller hardly waits."""
-        plan = request.plan
+        return cls._work(request.plan) <= SMALL_WORK
+
+    @staticmethod
+    def _work(plan: Plan) -> int:
         of_category = SOFT_WORK if plan.layout.is_dense else 1
-        return plan.rows * plan.draws * (SAMPLE_WORK + plan.categories * of_category) <= SMALL_WORK
+        return plan.rows * plan.draws * (SAMPLE_WORK + plan.categories * of_category)
 
     def _admit(self, request: SampleRequest, elements: int) -> None:
         self.check_open()
@@ -354,8 +383,8 @@ class Batcher:
     def _finish(self, batch: Sequence[Pending], drawing: _Drawing) -> None:
         """Give every request of a batch its outcome."""
         run = drawing.run
-        waited_ns = [run.start_ns - pending.admitted_ns for pending in batch]
-        self._count([pending.request for pending in batch], waited_ns, drawing)
+        self._queue_duration.observe_each([(run.start_ns - pending.admitted_ns) / 1e9 for pending in batch])
+        self._count([pending.request for pending in batch], drawing)
         for pending, drawn in zip(batch, drawing.drawn, strict=True):
             self._release(pending)
             if pending.unwanted is None:
@@ -376,12 +405,11 @@ class Batcher:
         except Exception:  # of whoever waited for it; its neighbours are waiting too
             log.exception("an outcome could not be delivered")
 
-    def _count(self, requests: Sequence[SampleRequest], waited_ns: Sequence[int], drawing: _Drawing) -> None:
+    def _count(self, requests: Sequence[SampleRequest], drawing: _Drawing) -> None:
         run = drawing.run
         self._batch_requests.observe(run.requests)
         self._batch_rows.observe(run.rows)
         self._metrics.compute_duration.labels(run.device).observe(run.compute_ns / 1e9)
-        self._queue_duration.observe_each([waited / 1e9 for waited in waited_ns])
         elements = rows = draws = 0
         for (_, _, plan), outcome in zip(requests, drawing.drawn, strict=True):
             elements += plan.layout.elements

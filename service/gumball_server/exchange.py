@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Generic, TypeVar
 
 from gumball_server.batcher import Batcher, Outcome, Pending
-from gumball_server.domain import Mode, Reason, SampleRequest, SampleResult, SamplingError
+from gumball_server.domain import Mode, Plan, Reason, SampleRequest, SampleResult, SamplingError
 from gumball_server.metrics import Metrics
 
 log = logging.getLogger("gumball")
@@ -193,6 +193,32 @@ class Exchange:
                 self._submit(call, *call.decode())
         except Exception as error:
             self._refuse(call, error)
+
+    def takes_together(self) -> bool:
+        """Whether `answer_together` may answer anything now."""
+        return self._batcher.is_open
+
+    def most_together(self, plan: Plan) -> int:
+        """How many requests with a plan `answer_together` takes."""
+        return self._batcher.most_together(plan)
+
+    def answer_together(self, request: SampleRequest, encode: Callable[[SampleResult], T], started: float) -> T | None:
+        """The answer to requests that came as the rows of one, all of them small, from some time on.
+
+        None where not all can be answered so: each is then to be begun by itself.
+        """
+        decoded = time.perf_counter()
+        if (result := self._batcher.draw_together(request)) is None:
+            return None
+        start = time.perf_counter()
+        answer = encode(result)
+        end = time.perf_counter()
+        mode, requests = request.plan.mode, request.plan.rows
+        self._decode_duration.observe(decoded - started, requests)
+        self._encode_duration.observe(end - start, requests)
+        self._metrics.request_duration.labels(self._transport, mode).observe(end - started, requests)
+        self._metrics.requests.labels(self._transport, mode, "OK").add(requests)
+        return answer
 
     def abandon(self, call: Call[T]) -> None:
         """The caller is gone: withdraw what is not being computed yet, and answer nothing."""

@@ -5,9 +5,11 @@ a message costs a hundred times what a request in it does.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterable, Set
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import grpc
@@ -19,7 +21,7 @@ from gumball_server.domain import MalformedError, Reason, SampleRequest, SampleR
 from gumball_server.exchange import LARGE_RAW_BYTES, Call, Exchange, Headers
 from gumball_server.grpc_sample import parse
 from gumball_server.security import Tokens
-from gumball_server.wire import message
+from gumball_server.wire import message, together
 
 # A stream is not read on while it has so many requests unanswered, or so many bytes of answers that the client has not
 # taken yet. What it sends meanwhile waits in its own buffers.
@@ -127,7 +129,7 @@ class Stream:
         self._read_all = False
         self._unanswered = 0
         self._calls: set[StreamCall] = set()  # under way
-        self._answers: deque[bytes] = deque()  # not sent
+        self._answers: deque[tuple[bytes, int]] = deque()  # not sent: parts of messages, and how many are in each
         self._unsent_bytes = 0
         self._to_write = asyncio.Event()
         self._room = asyncio.Event()
@@ -182,13 +184,14 @@ class Stream:
         """Start every request of a message, in time."""
         if self._tokens is not None:  # the one that opened the stream may have been taken back since
             self._tokens.check(authorization_of(self._context.invocation_metadata()))
-        requests, withdrawn = items_of(body), frozenset[int]()
+        at = await self._answer_together(body)
+        if at == len(body) or self._end is not None:
+            return
+        requests, withdrawn = items_of(rest := body[at:]), frozenset[int]()
         if requests is None:
-            requests, withdrawn = _parts_of(body)
+            requests, withdrawn = _parts_of(rest)
         for started, request in enumerate(requests, 1):
-            while self._unanswered >= MAX_UNANSWERED or self._unsent_bytes >= MAX_UNSENT_BYTES:
-                self._room.clear()
-                await self._room.wait()
+            await self._wait_for_room()
             self._unanswered += 1
             self._calls.add(call := StreamCall(self._exchange, self, request))
             self._exchange.open()
@@ -200,6 +203,35 @@ class Stream:
         if withdrawn:
             self._withdraw(withdrawn)
 
+    async def _wait_for_room(self) -> None:
+        while self._unanswered >= MAX_UNANSWERED or self._unsent_bytes >= MAX_UNSENT_BYTES:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _answer_together(self, body: bytes) -> int:
+        """Answer those requests of a message that ask alike, from its first on; returns where the others begin."""
+        exchange, at = self._exchange, 0
+        while at < len(body) and self._end is None and exchange.takes_together():
+            await self._wait_for_room()
+            started = time.perf_counter()
+            if (asked := together.decode(body, at, exchange.most_together)) is None:
+                break
+            answers = exchange.answer_together(asked.request, partial(together.encode, asked=asked), started)
+            if answers is None:
+                break
+            at = asked.end
+            self._unanswered += len(asked.ids)
+            self._put(answers, len(asked.ids))
+            if at < len(body):
+                await asyncio.sleep(0)
+        return at
+
+    def _put(self, answers: bytes, requests: int) -> None:
+        """Send the answers to so many requests, soon."""
+        self._answers.append((answers, requests))
+        self._unsent_bytes += len(answers)
+        self._to_write.set()
+
     def _withdraw(self, ids: Set[int]) -> None:
         for call in [call for call in self._calls if call.id in ids]:
             self._calls.remove(call)
@@ -210,9 +242,7 @@ class Stream:
     def answer(self, call: StreamCall, response: bytes) -> None:
         """Send the response to a call, soon."""
         self._calls.remove(call)
-        self._answers.append(response)
-        self._unsent_bytes += len(response)
-        self._to_write.set()
+        self._put(stream_message((response,)), 1)
 
     def break_off(self, call: StreamCall, error: SamplingError) -> None:
         """Read nothing after a call that is not to be understood."""
@@ -225,10 +255,10 @@ class Stream:
             await self._to_write.wait()
             self._to_write.clear()
             while self._answers:
-                answers = self._gather()
-                await self._send(stream_message(answers))
-                self._unsent_bytes -= sum(map(len, answers))
-                self._answered(len(answers))
+                answers, requests = self._gather()
+                await self._send(answers)
+                self._unsent_bytes -= len(answers)
+                self._answered(requests)
 
     async def _send(self, body: bytes) -> None:
         try:
@@ -238,13 +268,17 @@ class Stream:
                 self._serving.cancel()
             raise asyncio.CancelledError from None
 
-    def _gather(self) -> list[bytes]:
-        """The answers of the next message, at least one."""
-        gathered = [self._answers.popleft()]
-        size = len(gathered[0])
-        while self._answers and (size := size + len(self._answers[0])) <= MESSAGE_BYTES:
-            gathered.append(self._answers.popleft())
-        return gathered
+    def _gather(self) -> tuple[bytes, int]:
+        """The next message, and to how many requests it has the answers."""
+        answers, requests = self._answers.popleft()
+        if not self._answers:
+            return answers, requests
+        gathered, size = [answers], len(answers)
+        while self._answers and (size := size + len(self._answers[0][0])) <= MESSAGE_BYTES:
+            answers, more = self._answers.popleft()
+            gathered.append(answers)
+            requests += more
+        return b"".join(gathered), requests
 
     def _answered(self, requests: int) -> None:
         self._unanswered -= requests

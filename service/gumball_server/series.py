@@ -103,10 +103,10 @@ class Series:
         self._mine, self._of_all = region.take(len(bounds) + 2)  # one count is of what is above every bound
         self._exemplars = Exemplars(region, len(bounds) + 1)
 
-    def observe(self, value: float) -> None:
+    def observe(self, value: float, times: float = 1.0) -> None:
         mine = self._mine
-        mine[bisect_left(self._bounds, value)] += 1.0
-        mine[-1] += value
+        mine[bisect_left(self._bounds, value)] += times
+        mine[-1] += value * times
 
     def observe_each(self, values: Iterable[float]) -> None:
         bounds, mine = self._bounds, self._mine

@@ -150,6 +150,9 @@ class TracedExchange(Exchange):
         self._describe = describe
         self._traces: dict[Count | Call[Any], Trace] = {}  # of the requests under way
 
+    def takes_together(self) -> bool:
+        return False  # each has its span
+
     async def answer(self, receive: Callable[[], Awaitable[Ask[T]]], count: Count) -> T:
         if (trace := self._begin_trace(count)) is not None:
             receive = partial(_receive, receive, trace)

@@ -162,6 +162,7 @@ def open_worker(cache: Path, threads: int) -> Worker:
             json_numbers,
             json_text,
             request_fields,
+            stream_columns,
         )
     from gumball_server.kernels import cpu
 

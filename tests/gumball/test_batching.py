@@ -2,9 +2,12 @@
 
 import asyncio
 import gc
+import signal
 import subprocess
 import sys
 import threading
+import time
+from asyncio.subprocess import PIPE
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -227,6 +230,57 @@ def test_a_client_that_is_closed_or_forgotten_leaves_no_thread(server):
     del second
     gc.collect()
     assert names() == before
+
+
+def test_closing_leaves_no_thread_waiting(server):
+    """Whatever it was at: each has its sample, or learns that the client is closed."""
+    for delay in (0.0, 0.0005, 0.001, 0.002, 0.005) * 4:
+        client = Client(server.grpc)
+        ends: list[str] = []
+
+        def call(client: Client = client, ends: list[str] = ends) -> None:
+            try:
+                for seed in range(1000):
+                    assert client.sample(LOGITS, seed=seed).index == index_of(seed)
+            except errors.Unavailable as error:
+                ends.append(str(error))
+
+        threads = [threading.Thread(target=call, daemon=True) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(delay)
+        client.close()
+        for thread in threads:
+            thread.join(20)
+        assert ends == ["the client is closed"] * 4
+
+
+INTERRUPTED = """
+import sys
+from gumball import Client
+
+client = Client(sys.argv[1])
+try:
+    client.sample([0.0, 1.0])
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+sys.stdin.readline()
+"""
+
+
+async def test_a_caller_that_is_interrupted_withdraws_its_call():
+    """As the service sees it."""
+    service = FakeService(never)
+    async with serving(service) as address, asyncio.timeout(60):
+        command = [sys.executable, "-W", "error", "-c", INTERRUPTED, address]
+        caller = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+        await service.received.wait()
+        caller.send_signal(signal.SIGINT)
+        assert await caller.stdout.readline() == b"interrupted\n"
+        while not service.withdrawn:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
+        await caller.communicate(b"\n")
+        assert caller.returncode == 0
 
 
 FORGETFUL = """

@@ -180,6 +180,54 @@ async def test_a_bad_request_is_answered_with_its_own_error_and_touches_no_other
     assert await end(call) == (grpc.StatusCode.OK, "")
 
 
+async def test_requests_that_ask_alike_are_a_batch_and_each_keeps_its_bits_and_its_error(server, stub):
+    """Ids and seeds of any length, all types of logits; one that cannot be drawn is told so alone."""
+    numbers = [0, 1, 127, 128, 2**32, 2**64 - 1]
+    for dtype in (np.float32, np.float16):
+        rows = [np.array([[n % 7, 0.5, -np.inf, 1]], dtype) for n in numbers]
+        asked = [
+            request(n, row, "straight_through", tau=[0.5], draws=2, timeout_seconds=60.0)
+            for n, row in zip(numbers, rows, strict=True)
+        ]
+        requests, drawn = (metric(server, f"gumball_{name}") for name in ("batch_requests_sum", "draws_total"))
+        call = stub.SampleStream()
+        await call.write(message(*asked))
+        received = {response.id: response for response in await answers(call, len(asked))}
+        assert metric(server, "gumball_batch_requests_sum") == requests + len(asked)
+        assert metric(server, "gumball_draws_total") == drawn + 2 * len(asked)
+        for n, row in zip(numbers, rows, strict=True):
+            assert received[n].seed == n
+            assert received[n].shape == pb.Shape(rows=1, draws=2, categories=4)
+            for draw in range(2):
+                wanted = contract.straight_through(row.astype(np.float32), n, draw=draw, tau=0.5)
+                assert np.frombuffer(received[n].index.data, "<i4")[draw] == wanted.index
+                assert (
+                    np.frombuffer(received[n].soft.data, "<f4").reshape(2, 4)[draw].tobytes() == wanted.soft.tobytes()
+                )
+        asked[2].logits.data = np.array([[0, np.nan, 0, 0]], dtype).tobytes()
+        await call.write(message(*asked))
+        again = {response.id: response for response in await answers(call, len(asked))}
+        assert (again[127].error.reason, again[127].error.field) == ("INVALID_ARGUMENT", "logits[0][1]")
+        assert all(again[n].soft == received[n].soft for n in numbers if n != 127)
+        call.cancel()
+
+
+async def test_what_follows_requests_that_ask_alike_is_done_as_if_it_came_alone(stub, server):
+    """Others, a withdrawal, or what cannot be understood."""
+    alike = [request(n, LOGITS[:1]) for n in range(10)]
+    others = [request(n, LOGITS, draws=n) for n in range(10, 14)]
+    call = stub.SampleStream()
+    await call.write(message(*alike, *others, withdrawn=[3, 99]))
+    assert {response.id for response in await answers(call, 14)} == set(range(14))
+    await call.done_writing()
+    assert await end(call) == (grpc.StatusCode.OK, "")
+    async with grpc.aio.insecure_channel(server.addresses["grpc"]) as channel:
+        raw = channel.stream_stream("/gumball.v1.SamplingService/SampleStream")()
+        await raw.write(message(*alike).SerializeToString() + b"\x0a\xff")
+        assert len(pb.SampleStreamResponse.FromString(await raw.read()).responses) == 10
+        assert await end(raw) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+
+
 async def test_a_message_that_does_not_parse_ends_its_stream_once_the_rest_is_answered(server):
     """Nobody can tell whose answer is missing. Another stream of the connection does not notice."""
     async with grpc.aio.insecure_channel(server.addresses["grpc"]) as channel:

@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -312,6 +314,23 @@ def test_a_client_takes_the_current_span_along(collector, traced, tracer, way):
                 client.sample(np.zeros(size, np.float32))
                 client.sample(np.zeros(size, np.float32))
             assert_called_from(collector, span.get_span_context(), 2)
+
+
+@pytest.mark.parametrize("way", [0, 1], ids=["http", "grpc"])
+def test_threads_take_each_its_own_span_along(collector, traced, tracer, way):
+    """Also those that call at once."""
+    start = threading.Barrier(4)
+
+    def call(client: Client) -> SpanContext:
+        with tracer.start_as_current_span("caller") as span:
+            start.wait()
+            client.sample(np.zeros(SMALL, np.float32))
+            return span.get_span_context()
+
+    with Client(addresses(traced)[way], retries=1) as client, ThreadPoolExecutor(4) as threads:
+        contexts = list(threads.map(call, [client] * 4))
+    for context in contexts:
+        assert_called_from(collector, context, 1)
 
 
 @pytest.mark.parametrize("way", [0, 1], ids=["http", "grpc"])

@@ -81,7 +81,7 @@ def _sealed(*kinds: type[Message]) -> list[type[Any]]:
     return [GetMessageClass(pool.FindMessageTypeByName(name[1:])) for name in names.values()]
 
 
-_, _, _STREAM_RESPONSE = _sealed(pb.Timings, pb.SampleResponse, pb.SampleStreamResponse)
+_, _STREAM_RESPONSE = _sealed(pb.SampleResponse, pb.SampleStreamResponse)
 
 
 def responses_of(body: bytes) -> Any:
@@ -111,6 +111,12 @@ class _Usual(NamedTuple):
         return cls(None if asked.tau is None else asked.tau.astype("<f8").tobytes(), _tensors(asked.form))
 
 
+@lru_cache(256)  # those of one message are often those of one batch, and the same
+def _timings(encoded: bytes) -> Timings:
+    told = pb.Timings.FromString(encoded)
+    return Timings(told.queue_ns, told.compute_ns)
+
+
 @lru_cache(256)
 def _tensors(form: Form) -> list[_Tensor]:
     tensors = []
@@ -124,31 +130,33 @@ def _tensors(form: Form) -> list[_Tensor]:
 
 def read_sealed(request: SampleRequest, response: Any) -> Sample:
     """The sample of such a response. Raises GumballError."""
+    try:
+        sample = _usual_sample(request, response)
+        return sample or read_response(request, pb.SampleResponse.FromString(response.SerializeToString()))
+    except DecodeError as error:
+        raise errors.InvalidAnswer(f"not an answer of Gumball: {error!r}") from error
+
+
+def _usual_sample(request: SampleRequest, response: Any) -> Sample | None:
+    """The sample of a response that is as it usually is. Raises DecodeError."""
     asked = request.parameters
     if asked.answer is None:
         asked.answer = _Usual.of(asked)
     tau, tensors = asked.answer
     seed = response.seed or (0 if response.HasField("seed") else None)
     if (
-        response.contract == contract.VERSION
-        and seed == request.seed
-        and response.tau == tau
-        and asked.tau is not None
-        and not response.error
+        response.contract != contract.VERSION
+        or seed != request.seed
+        or asked.tau is None
+        or response.tau != tau
+        or response.error
     ):
-        arrays: dict[str, Any] = {}
-        for name, start, nbytes, shape, dtype, native in tensors:
-            tensor = getattr(response, name)
-            if len(tensor) != nbytes or not tensor.startswith(start):
-                break
-            arrays[name] = np.ndarray(shape, dtype, tensor, len(start)).astype(native)
-        else:
-            told = response.timings
-            timings = Timings(told.queue_ns, told.compute_ns)
-            return Sample(
-                contract.VERSION, seed, request.seeds, asked.tau.copy(), asked.form.shape, timings, asked, **arrays
-            )
-    try:
-        return read_response(request, pb.SampleResponse.FromString(response.SerializeToString()))
-    except DecodeError as error:
-        raise errors.InvalidAnswer(f"not an answer of Gumball: {error!r}") from error
+        return None
+    arrays: dict[str, Any] = {}
+    for name, start, nbytes, shape, dtype, native in tensors:
+        tensor = getattr(response, name)
+        if len(tensor) != nbytes or not tensor.startswith(start):
+            return None
+        arrays[name] = np.ndarray(shape, dtype, tensor, len(start)).astype(native)
+    timings = _timings(response.timings)
+    return Sample(contract.VERSION, seed, request.seeds, asked.tau.copy(), asked.form.shape, timings, asked, **arrays)

@@ -4,8 +4,11 @@ import asyncio
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from gumball.errors import Unavailable
@@ -24,11 +27,45 @@ class Closable(Protocol):
 ClosableT = TypeVar("ClosableT", bound=Closable)
 
 
+class _Call(Generic[T]):
+    """A call that a thread waits for, made on the event loop in the context of that thread."""
+
+    __slots__ = ("_context", "_make", "_task", "ended")
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._make = make
+        self._context = copy_context()
+        self._task: asyncio.Task[T] | None = None
+        self.ended = threading.Lock()  # the cheapest of all that one can wait for
+        self.ended.acquire()
+
+    def begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._make(), context=self._context)
+        self._task.add_done_callback(self._end)
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # is looked at, whether or not anybody waits any more
+        self.ended.release()
+
+    def result(self) -> T:
+        """What it returned; raises what it raised, or Unavailable where it was never made or not to its end."""
+        if self._task is None or self._task.cancelled():
+            raise Unavailable(CLOSED)
+        return self._task.result()
+
+
 class _Thread:
     """An event loop in a thread, from its first user to its last."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._calls: deque[_Call[Any]] = deque()  # not begun
+        self._is_woken = False
         self.users = 0
         self.process = os.getpid()
         self._thread = threading.Thread(target=self._serve, name="gumball-client", daemon=True)
@@ -40,6 +77,27 @@ class _Thread:
             self.loop.run_until_complete(_end_all())
         finally:
             self.loop.close()
+            self._is_woken = False
+            while self._calls:  # that came too late
+                self._calls.popleft().ended.release()
+
+    def begin(self, call: _Call[Any]) -> None:
+        """Have a call made, with whatever others there are: to wake the thread takes longer than to begin one.
+
+        Raises Unavailable.
+        """
+        self._calls.append(call)  # first, for whoever empties these says before that it was woken
+        if not self._is_woken:
+            self._is_woken = True
+            try:
+                self.loop.call_soon_threadsafe(self._begin)
+            except RuntimeError:  # another thread has closed it just now
+                raise Unavailable(CLOSED) from None
+
+    def _begin(self) -> None:
+        self._is_woken = False
+        while self._calls:
+            self._calls.popleft().begin()
 
     @property
     def ident(self) -> int | None:
@@ -100,19 +158,15 @@ class Background(Generic[ClosableT]):
         """What a call on the event loop returns or raises; a caller that is interrupted cancels it."""
         if self._process != os.getpid():
             self._open()
-        calling = call(self._made)
+        running, thread = _Call(partial(call, self._made)), self._thread
+        thread.begin(running)
         try:
-            running = asyncio.run_coroutine_threadsafe(calling, self._thread.loop)
-        except RuntimeError:  # another thread has closed it just now
-            calling.close()
-            raise Unavailable(CLOSED) from None
-        try:
-            return running.result()
-        except CancelledError:
-            raise Unavailable(CLOSED) from None
+            running.ended.acquire()
         except BaseException:
-            running.cancel()
+            with suppress(RuntimeError):
+                thread.loop.call_soon_threadsafe(running.cancel)
             raise
+        return running.result()
 
     def close(self) -> None:
         """Close what was made; calls that are under way fail."""

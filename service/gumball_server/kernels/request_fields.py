@@ -38,7 +38,7 @@ def _varint(i, end):
 
 
 @njit(**COMPILED)
-def _bytes(i, end):
+def bytes_field(i, end):
     """Where the bytes start whose length is at i, and where they end, or -1."""
     length, i = _varint(i, end)
     return i, -1 if i < 0 or length > np.uint64(end - i) else i + np.int64(length)
@@ -50,7 +50,7 @@ def _past_value(i, end, kind):
     if kind == _VARINT:
         return _varint(i, end)[1]
     if kind == _BYTES:
-        return _bytes(i, end)[1]
+        return bytes_field(i, end)[1]
     size = 8 if kind == _FIXED64 else 4
     return i + size if kind in (_FIXED64, _FIXED32) and i + size <= end else -1
 
@@ -65,19 +65,13 @@ def _data(i, end):
         i = _past_value(i, end, np.int64(tag & 7))
         if i < 0:
             return i, -1
-    start, stop = _bytes(i + 1, end)
+    start, stop = bytes_field(i + 1, end)
     return start, stop if stop == end else -1
 
 
-@njit(FOUND(BODY), cache=kept(), **COMPILED)
-def find_fields(body: Any) -> Any:
-    """Returns where id, seed and timeout end that come first; where the data start and end; where a seed does that
-    comes later; whether there is a seed; where the timeout is, a float64, or 0; and the id and the seed, or 0.
-
-    The data end at 0 where not all of it could be read.
-    """
-    first = np.int64(np.frombuffer(body, np.uint8).ctypes.data)
-    end = first + len(body)
+@njit(**COMPILED)
+def fields_between(first, end):
+    """What `find_fields` returns of the message between two addresses."""
     nothing = 0, 0, 0, 0, 0, 0, 0, np.uint64(0), np.uint64(0)
     i = own_end = first
     data = data_end = has_seed = np.int64(0)
@@ -99,7 +93,7 @@ def find_fields(body: Any) -> Any:
             passed |= np.uint64(1) << last
             last = number
         if tag == _LOGITS:
-            inner, stop = _bytes(i, end)
+            inner, stop = bytes_field(i, end)
             if stop < 0:
                 return nothing
             data, data_end = _data(inner, stop)
@@ -129,3 +123,14 @@ def find_fields(body: Any) -> Any:
         return nothing
     places = own_end - first, data - first, data_end - first, seed - first, seed_end - first
     return (*places, has_seed, timeout - first, id_value, seed_value)
+
+
+@njit(FOUND(BODY), cache=kept(), **COMPILED)
+def find_fields(body: Any) -> Any:
+    """Returns where id, seed and timeout end that come first; where the data start and end; where a seed does that
+    comes later; whether there is a seed; where the timeout is, a float64, or 0; and the id and the seed, or 0.
+
+    The data end at 0 where not all of it could be read.
+    """
+    first = np.int64(np.frombuffer(body, np.uint8).ctypes.data)
+    return fields_between(first, first + len(body))

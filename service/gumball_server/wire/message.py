@@ -76,10 +76,7 @@ class Seen(NamedTuple):
 def decode_seen(body: bytes) -> Seen | None:
     """What is in a message like one that was seen before; None where a parser has to judge it as a whole."""
     own_end, start, end, seed_start, seed_end, has_seed, timeout_at, request_id, found = _find_fields()(body)
-    rest = body[own_end:start] + body[end:seed_start] + body[seed_end:]
-    if not end or len(rest) > _SHORT_BYTES:
-        return None
-    plan = _planned(rest, start - own_end, end - start)
+    plan = _plan_of(body, own_end, start, end, seed_start, seed_end)
     seed = found if has_seed else None
     seconds = _DOUBLE.unpack_from(body, timeout_at)[0] if timeout_at else None
     if plan is None or (seed is not None and plan.seeds is not None) or not (seconds is None or 0 < seconds < math.inf):
@@ -87,6 +84,13 @@ def decode_seen(body: bytes) -> Seen | None:
     logits: Array = np.ndarray((plan.rows, plan.categories), plan.dtype, body[start:end])
     request = SampleRequest(logits, draw_seed() if seed is None and plan.seeds is None else seed, plan)
     return Seen(request, request_id, seconds)
+
+
+def planned(body: bytes) -> tuple[Plan, int] | None:
+    """The plan in such a message, and how many bytes of logits it has."""
+    own_end, start, end, seed_start, seed_end, *_ = _find_fields()(body)
+    plan = _plan_of(body, own_end, start, end, seed_start, seed_end)
+    return None if plan is None else (plan, end - start)
 
 
 def is_short(body: bytes) -> bool:
@@ -101,6 +105,12 @@ def _find_fields() -> Callable[[bytes], tuple[int, ...]]:
     from gumball_server.kernels.request_fields import find_fields
 
     return find_fields  # type: ignore[no-any-return]
+
+
+def _plan_of(body: bytes, own_end: int, start: int, end: int, seed_start: int, seed_end: int) -> Plan | None:
+    """The plan in a message whose parts were found at these places."""
+    rest = body[own_end:start] + body[end:seed_start] + body[seed_end:]
+    return _planned(rest, start - own_end, end - start) if end and len(rest) <= _SHORT_BYTES else None
 
 
 @lru_cache(1 << 10)
@@ -122,7 +132,7 @@ def timeout(message: pb.SampleRequest) -> float | None:
     return seconds
 
 
-class _Frame(NamedTuple):
+class Frame(NamedTuple):
     """What the responses of a plan have in common, as bytes: a message is its fields in a row, whatever their order."""
 
     fields: bytes
@@ -143,8 +153,7 @@ _OWN = _Own()
 def encode(result: SampleResult, request_id: int) -> bytes:
     """The response of a result, to the request with this id."""
     request = result.request
-    memo = request.plan.memo
-    frame: _Frame = memo.get("message") or memo.setdefault("message", _frame(request.plan))
+    frame = frame_of(request.plan)
     own = _OWN.response
     own.id = request_id
     if request.seed is None:
@@ -158,13 +167,19 @@ def encode(result: SampleResult, request_id: int) -> bytes:
     return b"".join(pieces)
 
 
-def _frame(plan: Plan) -> _Frame:
+def frame_of(plan: Plan) -> Frame:
+    """That of a plan, made once."""
+    frame: Frame = plan.memo.get("message") or plan.memo.setdefault("message", _frame(plan))
+    return frame
+
+
+def _frame(plan: Plan) -> Frame:
     shape = pb.Shape(rows=plan.rows, draws=plan.draws, categories=plan.categories)
     common = pb.SampleResponse(contract=contract.VERSION, shape=shape, tau=plan.taus)
     if plan.seeds is not None:
         common.seeds.extend(plan.seeds.tolist())
     tensors = [_tensor_start(output, shape) for output, shape in plan.layout.shapes.items()]
-    return _Frame(common.SerializeToString(), tensors)
+    return Frame(common.SerializeToString(), tensors)
 
 
 def _tensor_start(output: Output, shape: tuple[int, ...]) -> bytes:

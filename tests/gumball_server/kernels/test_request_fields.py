@@ -2,28 +2,14 @@
 
 import numpy as np
 import pytest
+from encoded_fields import DATA, content, field, tensor, varint, words
 from google.protobuf.message import DecodeError
 from gumball.v1 import sampling_pb2 as pb
-from gumball_server.domain import SampleRequest, SamplingError
+from gumball_server.domain import SamplingError
 from gumball_server.kernels import request_fields  # noqa: F401 - compiled on import, not in a test
 from gumball_server.wire import message
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-DATA = np.arange(6, dtype="<f4").tobytes()
-
-
-def varint(number: int, length: int = 1) -> bytes:
-    """In `length` bytes at least."""
-    groups = [number >> shift & 0x7F for shift in range(0, max(7 * length, number.bit_length()), 7)]
-    return bytes([group | 0x80 for group in groups[:-1]] + groups[-1:])
-
-
-def field(number: int, value: int | bytes, length: int = 1) -> bytes:
-    """A field as it travels: an integer as a varint, bytes behind their length, both in `length` bytes at least."""
-    if isinstance(value, bytes):
-        return varint(number << 3 | 2) + varint(len(value), length) + value
-    return varint(number << 3) + varint(value, length)
 
 
 def parsed(body: bytes) -> message.Seen | None:
@@ -33,16 +19,6 @@ def parsed(body: bytes) -> message.Seen | None:
         return message.Seen(message.decode_anew(request), request.id, message.timeout(request))
     except (DecodeError, SamplingError):
         return None
-
-
-def content(request: SampleRequest) -> tuple[object, ...]:
-    logits, seed, plan = request
-    return (
-        logits.dtype,
-        logits.tobytes(),
-        seed,
-        [repr(getattr(plan, name)) for name in plan.__slots__ if name != "memo"],
-    )
 
 
 def assert_agrees(body: bytes) -> bool:
@@ -60,11 +36,6 @@ def assert_agrees(body: bytes) -> bool:
     return True
 
 
-def tensor(shape: tuple[int, ...] = (2, 3), data: bytes = DATA, **more: int) -> bytes:
-    return pb.Tensor(dtype=pb.DATA_TYPE_FLOAT32, shape=shape, data=data, **more).SerializeToString()
-
-
-words = st.one_of(st.sampled_from([0, 1, 127, 128, 2**32, 2**63, 2**64 - 1]), st.integers(0, 2**64 - 1))
 counts = st.integers(0, 3)
 
 
