@@ -1,5 +1,6 @@
 """A real server process on real ports, and the published real logits."""
 
+import gc
 import os
 import re
 import signal
@@ -131,3 +132,11 @@ def socket_folder() -> Iterator[Path]:
     """A folder whose path is short enough for a Unix socket's."""
     with tempfile.TemporaryDirectory(prefix="gumball-") as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def nothing_is_lost(caplog) -> Iterator[None]:
+    """No exception goes where nobody looks: into the log of asyncio."""
+    yield
+    gc.collect(1)  # what is as young as the test
+    assert [record.getMessage() for record in caplog.get_records("call") if record.name == "asyncio"] == []

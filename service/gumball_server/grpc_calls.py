@@ -13,13 +13,13 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
+from gumball.http2.headers import block
+from gumball.http2.pieces import Pieces
+from gumball.http2.stream import NOBODY, Open, Receiver, Stream
 
 from gumball_server import grpc_protocol
 from gumball_server.domain import MalformedError, SamplingError
 from gumball_server.grpc_protocol import PREFIX_BYTES, Headers, Metadata, StatusError
-from gumball_server.http2.headers import block
-from gumball_server.http2.pieces import Pieces
-from gumball_server.http2.stream import NOBODY, Open, Receiver, Stream
 
 log = logging.getLogger("gumball")
 
@@ -184,7 +184,7 @@ class Context:
         remaining = self.time_remaining()
         if self._handler.unary_unary:  # keeps its deadline itself
             answer = await self._handler.unary_unary(await self._request(), self)
-            self._stream.answer(START, self._framed(answer), self._trailers(STATUS_OK))
+            self._stream.send_whole(START, self._framed(answer), self._trailers(STATUS_OK))
         else:
             async with asyncio.timeout(remaining):
                 await self._serve_stream()
@@ -286,7 +286,7 @@ class HandledCall:
         self.take, self.end, self.has_room = self._messages.take, self._messages.end, self._messages.has_room
         self._task = asyncio.ensure_future(self._run())
 
-    def gone(self) -> None:
+    def gone(self, code: int | None) -> None:
         self._task.cancel()
 
     def stop(self) -> None:

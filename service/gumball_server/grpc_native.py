@@ -9,6 +9,10 @@ import socket
 from functools import partial
 
 import grpc
+from gumball.http2.endpoint import GOODBYE_SECONDS
+from gumball.http2.headers import block
+from gumball.http2.pieces import Pieces
+from gumball.http2.stream import Stream
 
 from gumball_server import grpc_protocol
 from gumball_server.domain import SampleRequest, SamplingError
@@ -18,11 +22,8 @@ from gumball_server.grpc_protocol import PREFIX_BYTES
 from gumball_server.grpc_sample import SAMPLE, SampleCall, status_of
 from gumball_server.grpc_server import SamplingService, add_services
 from gumball_server.grpc_stream import Streams
-from gumball_server.http2.connection import GOODBYE_SECONDS, Connection
-from gumball_server.http2.headers import block
+from gumball_server.http2.connection import Connection
 from gumball_server.http2.lifetime import HANDSHAKE_SECONDS, Ages
-from gumball_server.http2.pieces import Pieces
-from gumball_server.http2.stream import Stream
 from gumball_server.info import Info
 from gumball_server.lifecycle import Lifecycle
 from gumball_server.security import Certificates
@@ -90,7 +91,7 @@ class NativeCall(SampleCall):
     def has_room(self) -> bool:
         return True
 
-    def gone(self) -> None:
+    def gone(self, code: int | None) -> None:
         if not self._is_answered and not (self._is_begun and self.is_due()):  # else its deadline ends it
             self.exchange.abandon(self)
 
@@ -114,7 +115,7 @@ class NativeCall(SampleCall):
         self._is_answered = True
         metadata = grpc_protocol.metadata_headers(self.trace_metadata())
         trailers = block(STATUS_OK + metadata) if metadata else OK
-        self._stream.answer(START, grpc_protocol.frame(answer), trailers)
+        self._stream.send_whole(START, grpc_protocol.frame(answer), trailers)
 
     def refuse(self, error: SamplingError) -> None:
         self._is_answered = True

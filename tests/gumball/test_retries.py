@@ -19,6 +19,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from gumball import AsyncClient, Client, _codec, contract, errors
 from gumball._balancer import Balancer
+from gumball._credentials import Certificates
 from gumball._grpc import GRPCService
 from gumball._places import Place
 from gumball.v1 import sampling_pb2 as pb
@@ -166,6 +167,21 @@ async def test_a_stream_that_breaks_is_opened_again():
     assert [request.seed for request in second.requests] == [5]
 
 
+@pytest.mark.parametrize("engine", ["native", "aio"])
+async def test_calls_move_on_from_a_connection_that_grows_old(engine):
+    """To a stream on another one, before the service cuts theirs off; so none has to be made again."""
+    ages = ("--grpc-max-connection-age-seconds", "0.2", "--grpc-max-connection-age-grace-seconds", "0.5")
+    server = Server("--grpc-engine", engine, *ages)
+    try:
+        async with AsyncClient(server.grpc, retries=0) as client:
+            end = time.monotonic() + 1.5
+            while time.monotonic() < end:
+                samples = await asyncio.gather(*(client.sample(LOGITS, seed=seed) for seed in range(5)))
+                assert [int(sample.index[0, 0]) for sample in samples] == [index_of(seed) for seed in range(5)]
+    finally:
+        assert await asyncio.to_thread(server.stop) == 0
+
+
 def grpc_requests(server: Server) -> float:
     families = text_string_to_metric_families(httpx.get(f"{server.http}/metrics").text)
     samples = [sample for family in families for sample in family.samples]
@@ -231,7 +247,7 @@ async def test_a_name_is_called_at_each_of_its_addresses_and_looked_up_again():
         return known
 
     def connect(place: Place) -> GRPCService:
-        return GRPCService(place.address, {}, place.name)
+        return GRPCService(place.address, {}, Certificates(), place.name)
 
     async with serving(first, "127.0.0.2:0") as address:
         port = address.rpartition(":")[2]

@@ -244,7 +244,7 @@ class Sent:
         self.fields += self.decoder.decode(trailers, raw=True)
         self.ended.set()
 
-    def answer(self, head: bytes, body: bytes, trailers: bytes) -> None:
+    def send_whole(self, head: bytes, body: bytes, trailers: bytes) -> None:
         self.start(head)
         self.end(trailers)
 

@@ -5,9 +5,9 @@ from functools import partial
 
 import hpack
 import pytest
-from gumball_server.http2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, Http2Error
-from gumball_server.http2.headers import HeaderReader, block
-from gumball_server.http2.hpack_decoder import HpackDecoder
+from gumball.http2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, Http2Error
+from gumball.http2.headers import HeaderReader, block
+from gumball.http2.hpack_decoder import HpackDecoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

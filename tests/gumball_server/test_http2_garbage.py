@@ -3,11 +3,11 @@
 import asyncio
 import gc
 
-from gumball_server.http2 import frames
+from gumball.http2 import frames
+from gumball.http2.headers import block
+from gumball.http2.stream import Stream
 from gumball_server.http2.connection import Connection
-from gumball_server.http2.headers import block
 from gumball_server.http2.lifetime import Ages
-from gumball_server.http2.stream import Stream
 
 REQUESTS = 1000
 REQUEST = block([(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/")])
@@ -23,12 +23,12 @@ class Answers:
     def take(self, data: bytes | memoryview) -> None: ...
 
     def end(self) -> None:
-        self.stream.answer(HEAD, b"body", TRAILERS)
+        self.stream.send_whole(HEAD, b"body", TRAILERS)
 
     def has_room(self) -> bool:
         return True
 
-    def gone(self) -> None: ...
+    def gone(self, code: int | None) -> None: ...
 
     def stop(self) -> None: ...
 

@@ -11,7 +11,6 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from gumball._fork import check
 from gumball.errors import Unavailable
 
 T = TypeVar("T")
@@ -117,7 +116,6 @@ _inherited: list[object] = []  # from before a fork: not to be used here, nor ta
 
 def _join() -> _Thread:
     global _shared
-    check()
     with _lock:
         if _shared is None:
             _shared = _Thread()

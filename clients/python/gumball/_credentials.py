@@ -31,7 +31,7 @@ class Certificates:
         return self.ca is not None or self.cert is not None
 
     def context(self) -> "ssl.SSLContext":
-        """For HTTPS."""
+        """For TLS. Raises InvalidArgument."""
         import ssl
 
         try:
@@ -42,16 +42,14 @@ class Certificates:
             raise InvalidArgument(str(error), "ca, cert, key") from error
         return context
 
-    def pem(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """For gRPC: authorities, key, certificate."""
-        return _bytes("ca", self.ca), _bytes("key", self.key), _bytes("cert", self.cert)
-
-
-def _bytes(name: str, path: str | None) -> bytes | None:
-    try:
-        return None if path is None else Path(path).read_bytes()
-    except OSError as error:
-        raise InvalidArgument(str(error), name) from error
+    def check(self) -> None:
+        """Raise InvalidArgument for a file that is not there."""
+        for name, path in (("ca", self.ca), ("key", self.key), ("cert", self.cert)):
+            try:
+                if path is not None:
+                    Path(path).read_bytes()
+            except OSError as error:
+                raise InvalidArgument(str(error), name) from error
 
 
 def with_token(headers: Mapping[str, str], token: str | None) -> dict[str, str]:

@@ -4,53 +4,44 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from urllib.parse import urlsplit
+from typing import TypeVar
 
-import grpc
 from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from gumball import errors
 from gumball._answers import read_sample
+from gumball._channel import Channel
 from gumball._codec import Info, Sample, SampleRequest, info_of
+from gumball._connect import Target
 from gumball._credentials import Certificates
-from gumball._fork import grpc_is_used
+from gumball._messages import metadata_of
 from gumball._requests import encode
+from gumball._status import Code, RpcError
 from gumball._stream import SampleStream, StreamBroken
 from gumball._tracing import trace_headers
 from gumball.v1 import sampling_pb2 as pb
-from gumball.v1.sampling_pb2_grpc import SamplingServiceStub
 
-_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),  # the service bounds its answers
-    ("grpc.max_send_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),  # a service that restarts is found again soon
-    ("grpc.min_reconnect_backoff_ms", 5000),  # how long a connection may take, by gRPC's odd name
-    ("grpc.max_reconnect_backoff_ms", 5000),
-    ("grpc.keepalive_time_ms", 30_000),  # a connection that died without a word is noticed while calls wait
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.lb_policy_name", "round_robin"),  # over all replicas that the name resolves to; else one gets every call
-)
+MessageT = TypeVar("MessageT", bound=Message)
 
-_SAMPLE = "/gumball.v1.SamplingService/Sample"
-_SAMPLE_STREAM = "/gumball.v1.SamplingService/SampleStream"
+_SERVICE = "/gumball.v1.SamplingService/"
 # What a message saves is lost in the time that its bytes take, and while they do, the stream's other calls wait.
 SMALL_BYTES = 1 << 16
 
-# What a status says where there are no details: that of the gRPC library itself, or of a proxy.
-_REASON_OF_STATUS = {
-    grpc.StatusCode.INVALID_ARGUMENT: "INVALID_ARGUMENT",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "TOO_LARGE",  # so the library refuses a long message; the service gives details
-    grpc.StatusCode.UNIMPLEMENTED: "NOT_FOUND",
-    grpc.StatusCode.DEADLINE_EXCEEDED: "DEADLINE",
-    grpc.StatusCode.UNAVAILABLE: "UNAVAILABLE",
-    grpc.StatusCode.CANCELLED: "UNAVAILABLE",
-    grpc.StatusCode.UNAUTHENTICATED: "UNAUTHENTICATED",
-    grpc.StatusCode.PERMISSION_DENIED: "UNAUTHENTICATED",
-    grpc.StatusCode.INTERNAL: "INTERNAL",
-    grpc.StatusCode.UNKNOWN: "INTERNAL",
+# What a status says where there are no details: that of a gRPC library, or of a proxy.
+_REASON_OF_CODE = {
+    Code.INVALID_ARGUMENT: "INVALID_ARGUMENT",
+    Code.RESOURCE_EXHAUSTED: "TOO_LARGE",  # so libraries refuse a long message; the service gives details
+    Code.UNIMPLEMENTED: "NOT_FOUND",
+    Code.DEADLINE_EXCEEDED: "DEADLINE",
+    Code.UNAVAILABLE: "UNAVAILABLE",
+    Code.CANCELLED: "UNAVAILABLE",
+    Code.UNAUTHENTICATED: "UNAUTHENTICATED",
+    Code.PERMISSION_DENIED: "UNAUTHENTICATED",
+    Code.INTERNAL: "INTERNAL",
+    Code.UNKNOWN: "INTERNAL",
 }
 
 
@@ -63,7 +54,7 @@ def read_info(answer: pb.GetInfoResponse) -> Info:
     )
 
 
-def read_error(error: grpc.RpcError) -> errors.GumballError:
+def read_error(error: RpcError) -> errors.GumballError:
     """The error of a failed call: its google.rpc details, or else its status."""
     reason = field = retry_after = None
     with suppress(DecodeError):  # a proxy may have cut them short; the status remains
@@ -73,36 +64,19 @@ def read_error(error: grpc.RpcError) -> errors.GumballError:
                 reason, field = info.reason, info.metadata.get("field")
             elif detail.Unpack(retry):
                 retry_after = retry.retry_delay.ToTimedelta().total_seconds()
-    code = error.code()
-    return errors.of_reason(
-        reason, error.details() or f"gRPC status {code.name}", field, retry_after, otherwise=_REASON_OF_STATUS.get(code)
-    )
+    told = error.message or f"gRPC status {error.code.name}"
+    return errors.of_reason(reason, told, field, retry_after, otherwise=_REASON_OF_CODE.get(error.code))
 
 
-def _details(error: grpc.RpcError) -> Sequence[any_pb2.Any]:
-    """The google.rpc.Status that rides in the trailing metadata, opened."""
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            return tuple(Status.FromString(value).details)
-    return ()
+def _details(error: RpcError) -> Sequence[any_pb2.Any]:
+    return tuple(Status.FromString(error.details).details)
 
 
-def _target(address: str) -> str:
-    """The gRPC name of an address."""
-    parts = urlsplit(address)
-    return f"unix:{parts.path}" if parts.scheme == "grpc+unix" else parts.netloc
-
-
-def _channel(address: str, certificates: Certificates, authority: str) -> grpc.aio.Channel:
-    """A channel to an address whose server or proxy was called by the name `authority`, where that is another."""
-    options = [*_OPTIONS, *([("grpc.default_authority", authority)] if authority else [])]
-    if urlsplit(address).scheme != "grpcs":
-        return grpc.aio.insecure_channel(_target(address), options)
-    return grpc.aio.secure_channel(_target(address), grpc.ssl_channel_credentials(*certificates.pem()), options)
-
-
-def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple((name.lower(), value) for name, value in headers.items())  # as HTTP/2 has it, and gRPC insists
+def _parsed(kind: type[MessageT], answered: bytes) -> MessageT:
+    try:
+        return kind.FromString(answered)
+    except DecodeError as error:
+        raise errors.InvalidAnswer(f"not an answer of Gumball: {error!r}") from error
 
 
 @contextmanager
@@ -110,12 +84,8 @@ def _failures() -> Iterator[None]:
     """A failed call, in the words of `errors`."""
     try:
         yield
-    except grpc.RpcError as error:
+    except RpcError as error:
         raise read_error(error) from error
-    except asyncio.CancelledError:
-        if (task := asyncio.current_task()) is None or task.cancelling():
-            raise
-        raise errors.Unavailable("the connection was closed") from None  # which gRPC tells like this
 
 
 class GRPCService:
@@ -124,12 +94,13 @@ class GRPCService:
     def __init__(
         self, address: str, headers: Mapping[str, str], certificates: Certificates, authority: str = ""
     ) -> None:
-        grpc_is_used()
-        self._channel = _channel(address, certificates, authority)
-        self._stub = SamplingServiceStub(self._channel)
-        self._metadata = _metadata(headers)
-        self._sample = self._channel.unary_unary(_SAMPLE, response_deserializer=pb.SampleResponse.FromString)
-        self._stream = SampleStream(partial(self._channel.stream_stream(_SAMPLE_STREAM), metadata=self._metadata))
+        target, metadata = Target.of(address, authority), metadata_of(headers)
+        self._channel = Channel(target, certificates.context() if target.is_tls else None)
+        self._get_info, self._sample, on_stream = (
+            self._channel.head(_SERVICE + method, metadata) for method in ("GetInfo", "Sample", "SampleStream")
+        )
+        self._open_stream = partial(self._channel.stream, on_stream)
+        self._stream = SampleStream(self._open_stream)
         self._has_stream = True  # as far as is known
 
     async def sample(
@@ -138,38 +109,40 @@ class GRPCService:
         timeout: float | None,  # noqa: ASYNC109 - a deadline that the service is told, not one to wait here
     ) -> Sample:
         if self._has_stream and request.logits.nbytes + request.parameters.form.nbytes <= SMALL_BYTES:
-            number, answer = self._stream.send(request, timeout)
+            if self._stream.has_left:
+                self._stream = SampleStream(self._open_stream)
+            stream = self._stream
+            number, answer = stream.send(request, timeout)
             try:
                 return await answer
             except StreamBroken as broken:
                 self._judge(broken)
             except asyncio.CancelledError:
-                self._stream.withdraw(number)
+                stream.withdraw(number)
                 raise
-        metadata = (*self._metadata, *_metadata(trace_headers()))
         with _failures():
-            answer = await self._sample(encode(request), timeout=timeout, metadata=metadata)
-        return read_sample(request, answer)
+            answered = await self._channel.unary(self._sample, encode(request), timeout, metadata_of(trace_headers()))
+        return read_sample(request, _parsed(pb.SampleResponse, answered))
 
     async def info(self) -> Info:
         with _failures():
-            return read_info(await self._stub.GetInfo(pb.GetInfoRequest(), metadata=self._metadata))
+            answered = await self._channel.unary(self._get_info, b"")
+        return read_info(_parsed(pb.GetInfoResponse, answered))
 
     async def close(self) -> None:
-        await self._stream.close()
         await self._channel.close()
 
     def _judge(self, broken: StreamBroken) -> None:
         """Raise Unavailable where the service is gone; return where a call by itself may do better, or tell more.
 
-        It may be that the service has no streams, or takes shorter messages than was thought; and gRPC forgets the
-        status of a stream that ends while it is written to.
+        It may be that the service has no streams, or takes shorter messages than was thought, or did not look at the
+        stream because it took no more of them.
         """
         error = broken.__cause__
-        code = error.code() if isinstance(error, grpc.RpcError) else None
-        if code is grpc.StatusCode.UNIMPLEMENTED:
+        code = error.code if isinstance(error, RpcError) else None
+        if code is Code.UNIMPLEMENTED:
             self._has_stream = False
-        elif code is grpc.StatusCode.UNAVAILABLE:
+        elif isinstance(error, RpcError) and code is Code.UNAVAILABLE and not error.is_unseen:
             raise read_error(error) from error
         elif code is None:
             raise errors.Unavailable("the stream ended before the answer") from error

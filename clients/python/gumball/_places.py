@@ -8,6 +8,8 @@ from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from gumball._proxy import proxy_for
+
 
 class Place(NamedTuple):
     """A place to call, and the name by which it was asked for."""
@@ -42,7 +44,7 @@ async def places_of(address: str, resolve: Resolve = resolve) -> list[Place]:
     that is reached through a proxy of the environment to the proxy.
     """
     parts = urlsplit(address)
-    if parts.hostname is None or _is_ip(parts.hostname) or _is_proxied(parts.scheme):
+    if parts.hostname is None or _is_ip(parts.hostname) or _is_proxied(parts.scheme, parts.hostname):
         return [Place.of(address)]
     found = sorted(set(await resolve(parts.hostname, parts.port)))
     port = "" if parts.port is None else f":{parts.port}"
@@ -53,9 +55,11 @@ async def places_of(address: str, resolve: Resolve = resolve) -> list[Place]:
     return [Place.of(address)]
 
 
-def _is_proxied(scheme: str) -> bool:
+def _is_proxied(scheme: str, host: str) -> bool:
+    if scheme.startswith("grpc"):
+        return proxy_for(host) is not None
     proxies = getproxies()
-    return scheme in proxies or (scheme.startswith("http") and "all" in proxies)
+    return scheme in proxies or "all" in proxies
 
 
 def _is_ip(host: str) -> bool:

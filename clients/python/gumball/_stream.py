@@ -2,15 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import count
-from typing import Any
-
-import grpc
 
 from gumball._answers import read_sealed, responses_of
+from gumball._calls import StreamCall
 from gumball._codec import Sample, SampleRequest
 from gumball._requests import Asked, encoded, fields_of
+from gumball._status import RpcError
 from gumball._tracing import trace_headers
 from gumball.framing import stream_message
 from gumball.v1 import sampling_pb2 as pb
@@ -26,63 +24,43 @@ class StreamBroken(Exception):  # noqa: N818 - it is what happened
 
 
 class SampleStream:
-    """Calls on one gRPC stream, which is opened by the first call and, once it broke, by the next one."""
+    """Calls on one gRPC stream, from the first call until `has_left`; then the next calls are for another one.
 
-    def __init__(self, open_stream: Callable[[], Any]) -> None:
+    Answers are read in the turn of the event loop in which they come, and what is asked in one goes out together.
+    """
+
+    def __init__(self, open_stream: Callable[["SampleStream"], StreamCall]) -> None:
         self._open_stream = open_stream
+        self.has_left = False  # it has ended, or ends once all is answered
         self._ids = count(1)
         self._waiting: dict[int, tuple[asyncio.Future[Sample], SampleRequest]] = {}
         self._unsent: list[Asked] = []
         self._withdrawn: list[int] = []
-        self._to_send = asyncio.Event()
-        self._running: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._is_to_write = False
+        self._call: StreamCall | None = None
 
     def send(self, request: SampleRequest, timeout: float | None) -> tuple[int, asyncio.Future[Sample]]:
         """The id of a request, and its sample to come, or its error, or StreamBroken."""
-        if self._running is None:
-            self._running = asyncio.create_task(self._run())
         number = next(self._ids)
         self._unsent.append((number, request.seed, fields_of(request), timeout, trace_headers()))
-        answer: asyncio.Future[Sample] = self._running.get_loop().create_future()
+        answer: asyncio.Future[Sample] = self._loop.create_future()
         self._waiting[number] = answer, request
-        self._to_send.set()
+        self.room()
         return number, answer
 
     def withdraw(self, number: int) -> None:
         """Tell the server that the answer to the request with this id is not wanted any more."""
         if self._waiting.pop(number, None) is not None:
             self._withdrawn.append(number)
-            self._to_send.set()
+            self.room()
 
-    async def close(self) -> None:
-        """End the stream; what is unanswered breaks."""
-        if self._running is not None:
-            self._running.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._running
-            self._break(None)  # a task that is cancelled before its first step does nothing, not even in the end
+    # As a partner of a call.
 
-    async def _run(self) -> None:
-        """From the opening of the stream to its end, which all who wait are told."""
-        broken: BaseException | None = None
-        call = writing = None
-        try:
-            call = self._open_stream()
-            writing = asyncio.create_task(self._write(call))
-            while (body := await call.read()) is not grpc.aio.EOF:
-                self._answer(body)
-        except Exception as error:  # whatever ended it, those who wait must learn of it
-            broken = error
-        finally:
-            if call is not None and writing is not None:
-                writing.cancel()
-                call.cancel()
-            self._break(broken)
-
-    def _answer(self, body: bytes) -> None:
-        """Read a message here, and not where its responses are waited for: all in a row take half as long."""
+    def received(self, message: bytes) -> None:
+        """Read answers here, and not where they are waited for: all in a row take half as long."""
         waiting = self._waiting
-        for response in responses_of(body):
+        for response in responses_of(message):
             if (waited := waiting.pop(response.id, None)) is None or waited[0].done():
                 continue
             answer, request = waited
@@ -91,23 +69,34 @@ class SampleStream:
             except Exception as error:  # it is that of one call, and no matter of the others
                 answer.set_exception(error)
 
-    def _break(self, cause: BaseException | None) -> None:
-        waiting, self._waiting = self._waiting, {}
-        self._unsent.clear()
-        self._withdrawn.clear()
-        self._running = None
-        for answer, _ in waiting.values():
+    def ended(self, error: RpcError | None) -> None:
+        self.has_left = True
+        for answer, _ in self._waiting.values():
             if not answer.done():
-                error = StreamBroken()
-                error.__cause__ = cause
-                answer.set_exception(error)
+                broken = StreamBroken()
+                broken.__cause__ = error
+                answer.set_exception(broken)
+        self._waiting.clear()
 
-    async def _write(self, call: Any) -> None:
-        with suppress(grpc.RpcError, asyncio.InvalidStateError):  # the stream has ended, and the reader is told why
-            while await self._to_send.wait():
-                self._to_send.clear()
-                while self._unsent or self._withdrawn:
-                    await call.write(self._next_message())
+    def is_waiting(self) -> bool:
+        return bool(self._waiting)
+
+    def room(self) -> None:
+        """Write soon, once for all who ask in this turn of the loop."""
+        if not self._is_to_write:
+            self._is_to_write = True
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self._is_to_write = False
+        if self.has_left:
+            return
+        call = self._call = self._call or self._open_stream(self)
+        while call.can_write() and (self._unsent or self._withdrawn):
+            call.write(self._next_message())
+        if call.is_leaving() and not self._unsent:
+            self.has_left = True
+            call.finish()
 
     def _next_message(self) -> bytes:
         """The requests of the next message, at least one where there is any, and who is not waiting any more."""
@@ -120,4 +109,5 @@ class SampleStream:
             requests.append(request)
         del self._unsent[: len(requests)]
         withdrawn, self._withdrawn = self._withdrawn, []
-        return stream_message(requests) + pb.SampleStreamRequest(withdrawn=withdrawn).SerializeToString()
+        message = stream_message(requests)
+        return message + pb.SampleStreamRequest(withdrawn=withdrawn).SerializeToString() if withdrawn else message

@@ -94,7 +94,7 @@ def _remote(
     for each in addresses if certificates else ():
         if not each.lower().startswith(("https:", "grpcs:")):
             raise InvalidArgument(f"ca, cert and key need https:// or grpcs://, is {each!r}", "address")
-    certificates.pem()  # what is not there is said now, not at the first call
+    certificates.check()  # what is not there is said now, not at the first call
     if ways == ["local"]:
         return None
     if not ways or "local" in ways:

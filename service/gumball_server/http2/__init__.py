@@ -1,1 +1,1 @@
-"""HTTP/2 for servers on asyncio (RFC 9113): connections and their streams. It knows nothing of gRPC."""
+"""HTTP/2 for servers: connections, and what time does to them. It knows nothing of gRPC."""

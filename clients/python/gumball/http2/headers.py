@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-from gumball_server.http2.hpack_decoder import HpackDecoder
+from gumball.http2.hpack_decoder import HpackDecoder
 
 Headers = list[tuple[bytes, bytes]]
 T = TypeVar("T")
@@ -16,15 +16,16 @@ _NO_TABLE = b"\x20"  # sets its size to 0
 
 _NAME = re.compile(rb":?[!#$%&'*+.^_`|~0-9a-z-]+")
 _BAD_VALUE = re.compile(rb"[\0\r\n]|\A[ \t]|[ \t]\Z")
+_STATUS = re.compile(rb"[1-9][0-9][0-9]")
 _REQUIRED = {b":method", b":scheme", b":path"}
 _PSEUDO = _REQUIRED | {b":authority"}
 _OF_CONNECTIONS = {b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
 
 
 class HeaderReader(Generic[T]):
-    """Reads the header blocks of a connection, of which `make` makes whatever a request needs.
+    """Reads the header blocks of a connection, of which `make` makes whatever a request or a response needs.
 
-    Clients send the same block again and again. As long as the table that it refers to stays as it is, it says the
+    Peers send the same block again and again. As long as the table that it refers to stays as it is, it says the
     same, and what was made of it is used again.
     """
 
@@ -67,8 +68,14 @@ def is_request(headers: Headers) -> bool:
     )
 
 
+def is_response(headers: Headers) -> bool:
+    """Whether they can be the headers of a response."""
+    name, value = headers[0] if headers else (b"", b"")
+    return name == b":status" and _STATUS.fullmatch(value) is not None and are_trailers(headers[1:])
+
+
 def are_trailers(headers: Headers) -> bool:
-    """Whether they may end a request."""
+    """Whether they may come last."""
     return are_fields(headers) and not any(name.startswith(b":") for name, _ in headers)
 
 
@@ -88,7 +95,12 @@ def block(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     A first block on a connection may come after settings that shrink the table, and would have to say so. Ours all say
     that we have none.
     """
-    return _NO_TABLE + b"".join([b"\0" + _string(name) + _string(value) for name, value in headers])
+    return _NO_TABLE + literals(headers)
+
+
+def literals(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """More headers, to be appended to a block."""
+    return b"".join([b"\0" + _string(name) + _string(value) for name, value in headers])
 
 
 def _string(text: bytes) -> bytes:

@@ -4,22 +4,21 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from gumball_server.http2.frames import (
+from gumball.http2.frames import (
     DEFAULT_FRAME_BYTES,
     DEFAULT_WINDOW,
-    END_HEADERS,
-    END_STREAM,
     HEAD,
-    HEADERS,
+    ending,
+    headers,
 )
-from gumball_server.http2.stream import Stream
+from gumball.http2.stream import Stream
 
 WHOLE_BYTES = 1 << 19  # of a body that is sent in one write
 MAX_UNTAKEN_BYTES = 1 << 20  # that are written and that the network has not taken
 
 
 class Outflow:
-    """Sends responses; calls `finish` once all of one is on its way."""
+    """Sends requests or responses; calls `finish` once all of one is on its way."""
 
     def __init__(self, transport: Any, finish: Callable[[Stream], None]) -> None:
         self._transport = transport
@@ -48,23 +47,14 @@ class Outflow:
         return self.first_window + stream.credit
 
     def send_whole(self, stream: Stream, head: bytes, body: bytes, trailers: bytes) -> bool:
-        """Send a response in one write, if it is not too large and all windows have room for it."""
+        """Send all of a stream in one write, if it is not too large and all windows have room for it."""
         size, number = len(body), stream.number
         if size > min(self.window, self.first_window + stream.credit, WHOLE_BYTES) or self._is_paused:
             return False
         self.window -= size
+        stream.credit -= size
         data = [HEAD.pack(size << 8, 0, number), body] if size <= self.frame_bytes else self._frames(number, body)
-        self.write(
-            b"".join(
-                (
-                    HEAD.pack(len(head) << 8 | HEADERS, END_HEADERS, number),
-                    head,
-                    *data,
-                    HEAD.pack(len(trailers) << 8 | HEADERS, END_HEADERS | END_STREAM, number),
-                    trailers,
-                )
-            )
-        )
+        self.write(b"".join((headers(number, head), *data, ending(number, trailers))))
         self._finish(stream)
         return True
 
@@ -78,8 +68,8 @@ class Outflow:
         return parts
 
     def flush(self, stream: Stream) -> None:
-        """Send of a response what may be sent now."""
-        while self._send_some(stream):
+        """Send of a stream what may be sent now."""
+        while stream.unsent and self._send_some(stream):
             pass
         if stream.unsent:
             self._blocked[stream.number] = stream
@@ -87,10 +77,11 @@ class Outflow:
         self._blocked.pop(stream.number, None)
         if stream.ending:
             self.write(stream.ending)
+            stream.ending = b""
             self._finish(stream)
 
     def flush_soon(self) -> None:
-        """The same of all responses, once in a turn of the loop, however often a peer asks for it."""
+        """The same of all streams, once in a turn of the loop, however often a peer asks for it."""
         if self._blocked and not self._is_to_flush:
             self._is_to_flush = True
             self._loop.call_soon(self._flush_blocked)

@@ -3,7 +3,7 @@
 import asyncio
 from abc import abstractmethod
 
-from gumball_server.http2.frames import (
+from gumball.http2.frames import (
     CONTINUATION,
     DATA,
     END_HEADERS,
@@ -14,7 +14,6 @@ from gumball_server.http2.frames import (
     HEAD_BYTES,
     HEADERS,
     PADDED,
-    PREFACE,
     PROTOCOL_ERROR,
     SETTINGS,
     STREAM_BITS,
@@ -22,7 +21,7 @@ from gumball_server.http2.frames import (
     Http2Error,
     unpadded,
 )
-from gumball_server.http2.pieces import Pieces
+from gumball.http2.pieces import Pieces
 
 MAX_FRAME_BYTES = 1 << 20  # what we tell peers
 MAX_BLOCK_BYTES = 1 << 16  # of headers, as they are on the wire
@@ -34,11 +33,12 @@ _COPIED_BYTES, _COPIED_SHARE = 1 << 12, 1 / 32
 class FrameProtocol(asyncio.Protocol):
     """Splits what arrives into frames. Data is passed on as it comes, all else once a frame is whole."""
 
-    def __init__(self) -> None:
-        self.is_set = False  # the preface and the first settings have come
-        self._is_greeted = False
+    def __init__(self, preface: bytes) -> None:
+        self._preface = preface  # what the peer begins with
+        self.is_set = False  # that and the first settings have come
+        self._is_greeted = not preface
         self._rest: Pieces | None = None  # of what is not whole
-        self._needed = len(PREFACE)  # bytes, until more is known of it
+        self._needed = len(preface)  # bytes, until more is known of it
         self._left = 0  # bytes of the frame of data at hand
         self._data_stream, self._data_ends = 0, False
         self._block: list[bytes] = []  # of headers that go on in the next frame
@@ -114,10 +114,10 @@ class FrameProtocol(asyncio.Protocol):
 
     def _greet(self, data: bytes) -> int:
         """Look for the preface; the bytes that it has, or 0 if they have not all come."""
-        if not data.startswith(PREFACE[: len(data)]):
+        if not data.startswith(self._preface[: len(data)]):
             raise Http2Error(PROTOCOL_ERROR, "this is not HTTP/2")
-        self._is_greeted = len(data) >= len(PREFACE)
-        return len(PREFACE) if self._is_greeted else 0
+        self._is_greeted = len(data) >= len(self._preface)
+        return len(self._preface) if self._is_greeted else 0
 
     def _check(self, kind: int, number: int, length: int) -> None:
         """Whether such a frame may come now."""

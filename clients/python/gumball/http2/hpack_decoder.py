@@ -6,7 +6,7 @@ from hpack.exceptions import HPACKDecodingError
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
-from gumball_server.http2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, Http2Error
+from gumball.http2.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, Http2Error
 
 Field = tuple[bytes, bytes]
 
@@ -74,11 +74,13 @@ class HpackDecoder:
         self._evict()
 
     def _resize(self, block: bytes, at: int) -> int:
-        self.changes += 1
-        self._max_size, at = self._integer(block, at, 0x1F)
-        if self._max_size > TABLE_BYTES:
+        size, at = self._integer(block, at, 0x1F)
+        if size > TABLE_BYTES:
             raise HPACKDecodingError("a table is larger than it may be")
-        self._evict()
+        if size != self._max_size:
+            self.changes += 1
+            self._max_size = size
+            self._evict()
         return at
 
     def _evict(self) -> None:

@@ -27,8 +27,10 @@ FLOW_CONTROL_ERROR = 0x3
 STREAM_CLOSED = 0x5
 FRAME_SIZE_ERROR = 0x6
 REFUSED_STREAM = 0x7
+CANCEL = 0x8
 COMPRESSION_ERROR = 0x9
 ENHANCE_YOUR_CALM = 0xB
+INADEQUATE_SECURITY = 0xC
 
 # What holds until a peer's settings say otherwise.
 DEFAULT_WINDOW = 65_535
@@ -47,6 +49,21 @@ class Http2Error(Exception):
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return HEAD.pack(len(payload) << 8 | kind, flags, stream) + payload
+
+
+def headers(stream: int, block: bytes, flags: int = 0) -> bytes:
+    """A header block, in as many frames as it needs to be taken by any peer."""
+    if len(block) <= DEFAULT_FRAME_BYTES:
+        return HEAD.pack(len(block) << 8 | HEADERS, flags | END_HEADERS, stream) + block
+    parts = [block[at : at + DEFAULT_FRAME_BYTES] for at in range(0, len(block), DEFAULT_FRAME_BYTES)]
+    first, *middle, last = parts
+    more = [frame(CONTINUATION, 0, stream, part) for part in middle]
+    return b"".join((frame(HEADERS, flags, stream, first), *more, frame(CONTINUATION, END_HEADERS, stream, last)))
+
+
+def ending(stream: int, trailers: bytes) -> bytes:
+    """The frame that ends a stream, of trailers where it has any."""
+    return headers(stream, trailers, END_STREAM) if trailers else HEAD.pack(0, END_STREAM, stream)
 
 
 def settings(values: dict[int, int]) -> bytes:

@@ -1,36 +1,39 @@
-"""A stream of a connection: one request and its response."""
+"""A stream of a connection: a request and its response, of which one end sends the one, and the other the other."""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from gumball_server.http2.frames import END_HEADERS, END_STREAM, HEADERS, frame
+from gumball.http2.frames import ending, headers
 
 if TYPE_CHECKING:
-    from gumball_server.http2.outflow import Outflow
+    from gumball.http2.outflow import Outflow
 
 # What whoever writes to a stream may be ahead of what its peer takes.
 MAX_UNSENT_BYTES = 1 << 16
 
 
 class Receiver(Protocol):
-    """What takes a request as it comes, and answers it by its stream."""
+    """What takes what the peer sends, as it comes."""
 
     def take(self, data: bytes | memoryview) -> None:
         """More of the body."""
 
     def end(self) -> None:
-        """The request is whole."""
+        """It is whole."""
 
     def has_room(self) -> bool:
         """Whether more of the body should be sent. One that said no calls `Stream.read_on` when there is room."""
 
-    def gone(self) -> None:
-        """The peer has given the request up: whatever is sent from now on is lost."""
+    def gone(self, code: int | None) -> None:
+        """The peer has given it up, by a code of RFC 9113, section 7, or None: it is gone itself.
+
+        Whatever is sent from now on is lost.
+        """
 
     def stop(self) -> None:
-        """The server ends: answer at once."""
+        """We end the connection; a server is to answer at once."""
 
 
 class _Nobody:
@@ -43,19 +46,19 @@ class _Nobody:
     def has_room(self) -> bool:
         return True
 
-    def gone(self) -> None: ...
+    def gone(self, code: int | None) -> None: ...
 
     def stop(self) -> None: ...
 
 
 NOBODY = _Nobody()
-_NOTHING: deque[memoryview] = deque()  # shared, for most responses are one write
+_NOTHING: deque[memoryview] = deque()  # shared, for most are one write
 
 Open = Callable[["Stream"], Receiver]
 
 
 class Stream:
-    """Sends a response: headers, data in any pieces, trailers. What the windows do not let through yet is kept."""
+    """Sends headers, data in any pieces, and trailers. What the windows do not let through yet is kept."""
 
     __slots__ = (
         "_out",
@@ -63,10 +66,13 @@ class Stream:
         "_room",
         "credit",
         "ending",
+        "has_begun",
         "has_ended",
         "is_open",
+        "is_sent",
         "missing",
         "number",
+        "on_room",
         "receive_window",
         "receiver",
         "unsent",
@@ -82,14 +88,16 @@ class Stream:
         self.credit = 0  # what the peer has taken less what was sent
         self.missing: int | None = None  # bytes of the body, where the request has said how many
         self.is_open = True  # until the response has ended, or nobody wants it
-        self.has_ended = False  # the request
+        self.has_begun, self.has_ended = True, False  # what the peer sends
+        self.is_sent = False  # all that we send
         self.unsent: deque[memoryview] = _NOTHING
         self.unsent_bytes = 0
-        self.ending = b""  # the frame that ends the response, once that is known
-        self._room: asyncio.Event | None = None  # once somebody waits
+        self.ending = b""  # the frame that comes last, once that is known
+        self.on_room: Callable[[], None] | None = None  # to be called when the peer has taken almost all that was sent
+        self._room: asyncio.Event | None = None  # once somebody waits for that
 
-    def answer(self, head: bytes, body: bytes, trailers: bytes) -> None:
-        """The whole response at once; `head` and `trailers` are header blocks."""
+    def send_whole(self, head: bytes, body: bytes, trailers: bytes = b"") -> None:
+        """Send all at once; `head` and `trailers` are header blocks."""
         if self.is_open and not self._out.send_whole(self, head, body, trailers):
             self.start(head)
             self.send(body)
@@ -97,7 +105,7 @@ class Stream:
 
     def start(self, head: bytes) -> None:
         if self.is_open:
-            self._out.write(frame(HEADERS, END_HEADERS, self.number, head))
+            self._out.write(headers(self.number, head))
 
     def send(self, data: bytes) -> None:
         if self.is_open:
@@ -107,16 +115,18 @@ class Stream:
             self.unsent_bytes += len(data)
             self._out.flush(self)
 
-    def end(self, trailers: bytes) -> None:
-        """End the response, by a header block that may be its first."""
+    def end(self, trailers: bytes = b"") -> None:
+        """Nothing comes after this header block, which may be the first."""
         if self.is_open:
-            self.ending = frame(HEADERS, END_HEADERS | END_STREAM, self.number, trailers)
+            self.ending = ending(self.number, trailers)
             self._out.flush(self)
 
     async def room(self) -> None:
         """Return when the peer has taken almost all that was sent."""
         while self.is_open and self.unsent_bytes > MAX_UNSENT_BYTES:
-            self._room = self._room or asyncio.Event()
+            if self._room is None:
+                self._room = asyncio.Event()
+                self.on_room = self._room.set
             self._room.clear()
             await self._room.wait()
 
@@ -127,10 +137,11 @@ class Stream:
             self.unsent[0] = rest
         else:
             self.unsent.popleft()
-        self.credit -= len(chunk)
-        self.unsent_bytes -= len(chunk)
-        if self._room is not None and self.unsent_bytes <= MAX_UNSENT_BYTES:
-            self._room.set()
+        size, before = len(chunk), self.unsent_bytes
+        self.credit -= size
+        self.unsent_bytes = before - size
+        if self.on_room is not None and before - size <= MAX_UNSENT_BYTES < before:
+            self.on_room()
         return chunk
 
     def read_on(self) -> None:
