@@ -5,7 +5,9 @@ from typing import Protocol
 
 QUIET_SECONDS = 30.0  # without a byte
 PING_SECONDS = 10.0  # for an answer
-MOST_PINGS = 2  # in a row, if nothing else is said: gRPC's own servers end a connection that has more
+# After so many pings in a row that only brought answers, the next ones wait longer: gRPC's own servers end a connection
+# that has more of them.
+MOST_PINGS, LONG_QUIET_SECONDS = 2, 301.0
 
 
 class Asked(Protocol):
@@ -53,16 +55,10 @@ class Keepalive:
             self.heard = self._loop.time()
         if self.heard != self._answered:
             self._pings = 0
-        seconds = self.heard + QUIET_SECONDS - self._loop.time()
+        quiet = QUIET_SECONDS if self._pings < MOST_PINGS else LONG_QUIET_SECONDS
+        seconds = min(self.heard + quiet - self._loop.time(), QUIET_SECONDS)
         if seconds <= 0:
-            seconds = self._ask()
+            self._pings += 1
+            self._asked, seconds = self.heard, PING_SECONDS
+            self._connection.ask()
         self._timer = self._loop.call_later(seconds, self._check)
-
-    def _ask(self) -> float:
-        """Send a ping, if it may be; returns when to look again."""
-        if self._pings == MOST_PINGS:
-            return QUIET_SECONDS
-        self._pings += 1
-        self._asked = self.heard
-        self._connection.ask()
-        return PING_SECONDS
