@@ -256,9 +256,10 @@ def test_closing_leaves_no_thread_waiting(server):
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
 from gumball import Client
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, shells have it ignored
 client = Client(sys.argv[1])
 try:
     client.sample([0.0, 1.0])
@@ -339,3 +340,26 @@ async def test_closing_at_once_leaves_no_call_waiting(turns):
         await client.close()
         with pytest.raises(errors.Unavailable):
             await asyncio.wait_for(call, 10)
+
+
+@pytest.mark.parametrize("scheme", ["https", "grpcs"])
+async def test_closing_ends_a_call_that_is_still_to_connect(scheme):
+    """And its connection with it, rather than when that is found to take too long."""
+    come, gone = asyncio.Event(), asyncio.Event()
+
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        come.set()
+        while await reader.read(1 << 16):
+            pass
+        gone.set()
+        writer.close()
+
+    server = await asyncio.start_server(mute, "127.0.0.1", 0)
+    async with server, asyncio.timeout(4):
+        client = AsyncClient(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        call = asyncio.create_task(client.sample(LOGITS))
+        await come.wait()
+        await client.close()
+        with pytest.raises(errors.Unavailable):
+            await call
+        await gone.wait()

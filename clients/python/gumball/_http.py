@@ -1,5 +1,6 @@
 """The HTTP form of a request and its answer, and the few lines that send one and read the other."""
 
+import asyncio
 import io
 import json
 import ssl
@@ -7,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 from urllib.parse import urlencode, urlsplit
 
 import httpx
@@ -251,6 +252,8 @@ class HTTPService:
         self._client = httpx.AsyncClient(
             base_url=url, headers=headers, limits=_LIMITS, transport=transport, verify=verify
         )
+        self._callers: set[asyncio.Task[Any]] = set()
+        self._is_closed = False
         # By what name the service must be known: the address may be one of several that the name stands for.
         self._extensions: dict[str, Any] = {}
         if authority:
@@ -264,11 +267,25 @@ class HTTPService:
         return self._send(info_call())
 
     async def close(self) -> None:
+        """Close the connections; calls that are under way fail, for one that is still to connect would keep its own."""
+        self._is_closed = True
+        for caller in self._callers:
+            caller.cancel()
         await self._client.aclose()
 
     async def _send(self, call: Call[T]) -> T:
-        with _failures():
-            response = await self._client.send(self._message(call))
+        caller = cast("asyncio.Task[Any]", asyncio.current_task())
+        cancelling = caller.cancelling()
+        self._callers.add(caller)
+        try:
+            with _failures():
+                response = await self._client.send(self._message(call))
+        except asyncio.CancelledError:
+            if self._is_closed and caller.uncancel() <= cancelling:
+                raise errors.Unavailable("the connection was closed") from None
+            raise
+        finally:
+            self._callers.discard(caller)
         return call.read(response)
 
     def _message(self, call: Call[T]) -> httpx.Request:
