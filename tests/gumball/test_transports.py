@@ -1,7 +1,9 @@
 """Both transports against services that fail on purpose: every reason arrives as its own class."""
 
+import asyncio
 import http.server
 import json
+import socket
 import socketserver
 import threading
 from concurrent import futures
@@ -10,12 +12,13 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+import uvloop
 from contract_service import answer
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
-from gumball import AsyncClient, Client, contract, errors
+from gumball import AsyncClient, Client, Sample, contract, errors
 from gumball.v1 import sampling_pb2 as pb
 from gumball.v1 import sampling_pb2_grpc
 
@@ -351,3 +354,28 @@ async def test_http_goes_over_a_unix_socket(tmp_path):
             assert (await asynchronous.sample(LOGITS, seed=3)).index.ravel() == expected
         server.shutdown()
         thread.join()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_an_address_that_does_not_answer_is_not_waited_for(server, monkeypatch, run):
+    """Of a name that has one of IPv6 and one of IPv4, as a network that lacks the one would have it."""
+    port = int(server.addresses["grpc"].rpartition(":")[2])
+    known = [(socket.AF_INET6, ("::1", port, 0, 0)), (socket.AF_INET, ("127.0.0.1", port))]
+    found = [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", place) for family, place in known]
+
+    async def draw() -> Sample:
+        loop = type(asyncio.get_running_loop())
+        really = loop.getaddrinfo
+
+        async def getaddrinfo(self, host, *args, **more):
+            return found if host == "gumball.test" else await really(self, host, *args, **more)
+
+        monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+        async with AsyncClient(f"grpc://gumball.test:{port}", retries=0) as client:
+            return await client.sample([0.0, 1.0, 2.0], seed=9)
+
+    with socket.socket(socket.AF_INET6) as mute, socket.socket(socket.AF_INET6) as waiting:
+        mute.bind(("::1", port))
+        mute.listen(0)
+        waiting.connect(("::1", port))  # takes the only place, so that the next one hears nothing
+        assert run(draw()).index[0, 0] == contract.hard([0.0, 1.0, 2.0], 9)[0]

@@ -1,16 +1,20 @@
 """From the address of a service to a connection of HTTP/2: TCP, TLS, Unix sockets, and through proxies."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 from typing import NamedTuple, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
+
+from aiohappyeyeballs import start_connection
 
 from gumball._proxy import proxy_for, tunnel
 from gumball._status import Code, RpcError
 from gumball.http2.client import ClientConnection
 
 SECONDS = 5.0  # that a connection may take
+_NEXT_SECONDS = 0.25  # after which the next address is tried, too (RFC 8305)
 _PORT = 443  # where none is given, as gRPC has it
 
 
@@ -76,8 +80,21 @@ async def _reached(
     if target.path:
         return await loop.create_unix_connection(make, target.path)
     host = target.asked_host
-    tls = None if context is None else host
-    if (proxy := proxy_for(host)) is None:
-        return await loop.create_connection(make, target.host, target.port, ssl=context, server_hostname=tls)
-    through = await tunnel(proxy, target.host, target.port)
-    return await loop.create_connection(make, sock=through, ssl=context, server_hostname=tls)
+    proxy = proxy_for(host)
+    way = await (_socket(target.host, target.port) if proxy is None else _through(proxy, target))
+    return await loop.create_connection(make, sock=way, ssl=context, server_hostname=host if context else None)
+
+
+async def _through(proxy: SplitResult, target: Target) -> socket.socket:
+    try:
+        way = await _socket(proxy.hostname or "", proxy.port or 80)
+    except OSError as error:
+        raise OSError(f"cannot connect to the proxy {proxy.netloc.rpartition('@')[2]}: {error}") from error
+    await tunnel(way, proxy, target.host, target.port)
+    return way
+
+
+async def _socket(host: str, port: int) -> socket.socket:
+    """The first connection to any of a host's addresses. Raises OSError."""
+    addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return await start_connection(addresses, happy_eyeballs_delay=_NEXT_SECONDS)

@@ -20,36 +20,15 @@ def proxy_for(host: str) -> SplitResult | None:
     return parts if parts.scheme == "http" and parts.hostname else None  # gRPC, too, knows no other
 
 
-async def tunnel(proxy: SplitResult, host: str, port: int) -> socket.socket:
-    """A socket that a proxy has connected to a host. Raises OSError."""
+async def tunnel(way: socket.socket, proxy: SplitResult, host: str, port: int) -> None:
+    """Have a proxy go on with what comes by this way to a host. Raises OSError."""
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    through = await _connected(proxy.hostname or "", proxy.port or 80)
     try:
-        await asyncio.get_running_loop().sock_sendall(through, _request(proxy, target))
-        _check(await _answer(through))
+        await asyncio.get_running_loop().sock_sendall(way, _request(proxy, target))
+        _check(await _answer(way))
     except BaseException:
-        through.close()
+        way.close()
         raise
-    return through
-
-
-async def _connected(host: str, port: int) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    failed: OSError | None = None
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        one = socket.socket(family, kind, protocol)
-        one.setblocking(False)
-        try:
-            await loop.sock_connect(one, address)
-        except OSError as error:
-            one.close()
-            failed = error
-        except BaseException:
-            one.close()
-            raise
-        else:
-            return one
-    raise OSError(f"cannot connect to the proxy {host}:{port}: {failed}")
 
 
 def _request(proxy: SplitResult, target: str) -> bytes:
@@ -66,11 +45,11 @@ def _check(answer: bytes) -> None:
         raise OSError(f"the proxy answers {status!r}")
 
 
-async def _answer(through: socket.socket) -> bytes:
+async def _answer(way: socket.socket) -> bytes:
     """The head of the answer, byte by byte, for what follows is the host's."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
-        byte = await asyncio.get_running_loop().sock_recv(through, 1)
+        byte = await asyncio.get_running_loop().sock_recv(way, 1)
         if not byte or len(head) > _MAX_ANSWER_BYTES:
             raise OSError("the proxy does not answer as HTTP does")
         head += byte
