@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from conftest import Server
 from fake_service import FakeService, response_to, serving
 from gumball import AsyncClient, Client, contract, errors
+from gumball._background import Background
 from gumball.v1 import sampling_pb2 as pb
 from gumball.v1.sampling_pb2_grpc import SamplingServiceServicer
 from prometheus_client.parser import text_string_to_metric_families
@@ -327,6 +329,46 @@ def test_both_sides_of_a_fork_call_on(server, way, used):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     expected = str(contract.hard([0.0, 1.0, 2.0], 9)[0])
     assert (ended.returncode, ended.stdout.split()) == (0, [expected, expected]), ended.stderr
+
+
+def test_a_call_that_comes_while_the_thread_ends_is_told_so(monkeypatch):
+    """It has found the client open, and comes when the event loop only waits for what was left on it."""
+    ending = threading.Event()
+
+    async def linger() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ending.set()
+            await asyncio.sleep(0.2)
+
+    class Made:
+        async def close(self) -> None:
+            self.left = asyncio.create_task(linger())
+
+    process = os.getpid()
+
+    def getpid() -> int:
+        if threading.current_thread().name == "late":
+            ending.wait()
+        return process
+
+    background = Background(Made)
+    background.run(lambda _: asyncio.sleep(0))
+    monkeypatch.setattr("gumball._background.os.getpid", getpid)
+    told: list[str] = []
+
+    def call() -> None:
+        try:
+            background.run(lambda _: asyncio.sleep(60))
+        except errors.Unavailable as error:
+            told.append(str(error))
+
+    late = threading.Thread(target=call, name="late", daemon=True)
+    late.start()
+    background.close()
+    late.join(10)
+    assert told == ["the client is closed"]
 
 
 @pytest.mark.parametrize("turns", range(6))
