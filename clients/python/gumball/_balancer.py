@@ -65,6 +65,7 @@ class Balancer:
         self._next = random.randrange(1 << 16)  # noqa: S311 - many clients that start together begin at different places
         self._look_at = 0.0  # by the monotonic clock
         self._looking: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # on which the services are called
         self._closed = False
 
     def sample(self, request: SampleRequest, timeout: float | None) -> Coroutine[Any, Any, Sample]:
@@ -78,6 +79,7 @@ class Balancer:
     async def close(self) -> None:
         """Close every service; calls that are under way fail."""
         self._closed = True
+        self._settle()
         if self._looking is not None:
             await _end([self._looking])
         for peer in self._order:
@@ -113,6 +115,8 @@ class Balancer:
 
         Those who were `called` before for this are called again last.
         """
+        if self._loop is not asyncio.get_running_loop():
+            self._settle()
         if (self._looking is not None or monotonic() >= self._look_at) and not self._closed:
             await self._look()
         tries = 0
@@ -132,6 +136,18 @@ class Balancer:
                     raise
             await asyncio.sleep(delay)
         raise Unavailable("the client is closed")
+
+    def _settle(self) -> None:
+        """Begin anew on another event loop, if that of the connections has ended: on it nobody would hear of answers.
+
+        Raises RuntimeError if it has not.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise RuntimeError("the client is in use on another event loop")
+            self._loop, self._looking = loop, None
+            self._peers, self._order, self._look_at = {}, [], 0.0
 
     def _pick(self, called: list[Peer]) -> Peer:
         """The next in turn, but neither one that is shunned nor one that was called before, while there are others."""
