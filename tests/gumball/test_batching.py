@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ import pytest
 from conftest import Server
 from fake_service import FakeService, response_to, serving
 from gumball import AsyncClient, Client, contract, errors
+from gumball._background import Background
 from gumball.v1 import sampling_pb2 as pb
 from gumball.v1.sampling_pb2_grpc import SamplingServiceServicer
+from named_services import request_of
 from prometheus_client.parser import text_string_to_metric_families
 
 LOGITS = np.random.default_rng(3).normal(0, 2, (1, 10)).astype(np.float32)
@@ -327,6 +330,79 @@ def test_both_sides_of_a_fork_call_on(server, way, used):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     expected = str(contract.hard([0.0, 1.0, 2.0], 9)[0])
     assert (ended.returncode, ended.stdout.split()) == (0, [expected, expected]), ended.stderr
+
+
+LOOPS = """
+import asyncio, sys
+from gumball import AsyncClient
+
+client = AsyncClient(sys.argv[1])
+
+async def draw(categories):
+    sample = await asyncio.wait_for(client.sample([0.0] * categories + [90.0], seed=9), 10)
+    print(int(sample.index[0, 0]), flush=True)
+
+for categories in (2, 30_000, 30_000, 2):
+    asyncio.run(draw(categories))
+asyncio.run(client.close())
+"""
+
+
+@pytest.mark.parametrize("way", ["http", "grpc"])
+def test_a_client_goes_on_after_its_event_loop_has_ended(server, way):
+    """By connections of the next one."""
+    command = [sys.executable, "-c", LOOPS, getattr(server, way)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout.split()) == (0, ["2", "30000", "30000", "2"]), ended.stderr
+
+
+async def test_a_client_is_for_one_event_loop_at_a_time():
+    """Another is told so, and does no harm."""
+    async with serving(FakeService()) as address, AsyncClient(address) as client:
+        await client.sample(LOGITS, seed=1)
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, client._transport.sample(request_of(LOGITS, "hard", 2), None))
+        assert (await client.sample(LOGITS, seed=3)).index == index_of(3)
+
+
+def test_a_call_that_comes_while_the_thread_ends_is_told_so(monkeypatch):
+    """It has found the client open, and comes when the event loop only waits for what was left on it."""
+    ending = threading.Event()
+
+    async def linger() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ending.set()
+            await asyncio.sleep(0.2)
+
+    class Made:
+        async def close(self) -> None:
+            self.left = asyncio.create_task(linger())
+
+    process = os.getpid()
+
+    def getpid() -> int:
+        if threading.current_thread().name == "late":
+            ending.wait()
+        return process
+
+    background = Background(Made)
+    background.run(lambda _: asyncio.sleep(0))
+    monkeypatch.setattr("gumball._background.os.getpid", getpid)
+    told: list[str] = []
+
+    def call() -> None:
+        try:
+            background.run(lambda _: asyncio.sleep(60))
+        except errors.Unavailable as error:
+            told.append(str(error))
+
+    late = threading.Thread(target=call, name="late", daemon=True)
+    late.start()
+    background.close()
+    late.join(10)
+    assert told == ["the client is closed"]
 
 
 @pytest.mark.parametrize("turns", range(6))

@@ -147,6 +147,16 @@ async def test_details_that_are_cut_short_leave_the_status(cut):
     assert type(error) in (errors.Unavailable, errors.Overloaded)  # the reason may have come whole
 
 
+async def test_a_time_to_wait_may_be_any():
+    """Also one that no timedelta holds."""
+    status = Status(code=14, message="later")
+    status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=1 << 60)))
+    told = base64.b64encode(status.SerializeToString()).decode()
+    trailers = [("grpc-status", "14"), ("grpc-message", "later"), ("grpc-status-details-bin", told)]
+    error, _ = await error_of(refused(*HEAD, trailers=trailers))
+    assert (type(error), error.detail, error.retry_after) == (errors.Unavailable, "later", float(1 << 60))
+
+
 HTTP_KINDS = {
     200: errors.Internal,
     204: errors.Internal,

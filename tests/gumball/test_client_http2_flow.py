@@ -184,6 +184,31 @@ async def test_a_call_that_was_given_up_leaves_its_window_to_others():
     assert peer.calls[1].received == WINDOW
 
 
+async def test_calls_of_a_stream_that_are_given_up_before_they_are_sent_are_not_sent():
+    """However many there are while the service takes nothing: they are not kept, and it is not told of them."""
+    logits = np.zeros((1, 10_000), np.float32)
+
+    async def script(peer: Peer) -> None:
+        await greet(peer, 0, connection=OPEN)
+        await gave_up.wait()
+        peer.change({FIRST: OPEN})
+        await answer_all(peer)
+
+    gave_up = asyncio.Event()
+    async with scripted(script) as service, AsyncClient(service.address, retries=0) as client:
+        first = [asyncio.create_task(draw(client, seed, logits)) for seed in (1, 2)]  # as much as is written ahead
+        peer = await service.connected(0)
+        await peer.until(lambda: peer.calls)
+        later = [asyncio.create_task(draw(client, seed, logits)) for seed in (3, 4, 5)]
+        await asyncio.sleep(0)
+        later[1].cancel()
+        await asyncio.gather(later[1], return_exceptions=True)
+        gave_up.set()
+        await asyncio.gather(*first, later[0], later[2])
+    assert service.seeds == [1, 2, 3, 5]
+    assert not [number for asked in peer.asked for number in asked.message.withdrawn]
+
+
 async def test_a_service_that_does_not_read_holds_up_and_loses_nothing():
     """Windows are open; it is the network that takes no more."""
     huge = np.arange(4_000_000, dtype=np.float32)[None]

@@ -268,6 +268,42 @@ async def test_a_name_is_called_at_each_of_its_addresses_and_looked_up_again():
         await balancer.close()
 
 
+async def test_names_are_looked_up_again_after_certificates_could_not_be_read(monkeypatch):
+    """They may be on their way to be replaced. Until they are there, those who are known are called."""
+    monkeypatch.setattr("gumball._balancer.LOOK_AGAIN", 0.0)
+    first, second = FakeService(), FakeService()
+    known = ["127.0.0.2", "127.0.0.3"]
+    are_there = False
+
+    def connect(place: Place) -> GRPCService:
+        if not are_there:
+            raise errors.InvalidArgument("no certificate", "ca")
+        return GRPCService(place.address, {}, Certificates(), place.name)
+
+    async def resolve(host: str, port: int | None) -> Sequence[str]:
+        return known
+
+    async with serving(first, "127.0.0.2:0") as address:
+        port = address.rpartition(":")[2]
+        balancer = Balancer([f"grpc://gumball.test:{port}"], connect, retries=3, resolve=resolve)
+        async with serving(second, f"127.0.0.4:{port}"):
+            with pytest.raises(errors.InvalidArgument):
+                await balancer.sample(request_of(LOGITS, "hard", 1), None)
+            are_there = True
+            await balancer.sample(request_of(LOGITS, "hard", 1), None)
+            known[1] = "127.0.0.4"
+            are_there = False
+            for _ in range(4):
+                await balancer.sample(request_of(LOGITS, "hard", 1), None)
+                await asyncio.sleep(0.01)
+            assert not second.requests
+            are_there = True
+            async with asyncio.timeout(10):
+                while not second.requests:
+                    await balancer.sample(request_of(LOGITS, "hard", 1), None)
+        await balancer.close()
+
+
 @pytest.mark.parametrize("way", ["http", "grpc"])
 async def test_a_call_to_a_service_that_its_name_drops_is_made_elsewhere(server, way):
     """It was not answered there; those who called learn nothing of it."""

@@ -65,7 +65,7 @@ class _Thread:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self._calls: deque[_Call[Any]] = deque()  # not begun
-        self._is_woken = False
+        self._is_woken = self._has_ended = False
         self.users = 0
         self.process = os.getpid()
         self._thread = threading.Thread(target=self._serve, name="gumball-client", daemon=True)
@@ -74,6 +74,7 @@ class _Thread:
     def _serve(self) -> None:
         try:
             self.loop.run_forever()
+            self._has_ended = True
             self.loop.run_until_complete(_end_all())
         finally:
             self.loop.close()
@@ -97,7 +98,11 @@ class _Thread:
     def _begin(self) -> None:
         self._is_woken = False
         while self._calls:
-            self._calls.popleft().begin()
+            call = self._calls.popleft()
+            if self._has_ended:  # a task might not live to its end
+                call.ended.release()
+            else:
+                call.begin()
 
     @property
     def ident(self) -> int | None:

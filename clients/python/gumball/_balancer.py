@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from gumball._codec import Info, Sample, SampleRequest
 from gumball._places import Place, Resolve, places_of, resolve
-from gumball.errors import DeadlineExceeded, GumballError, Overloaded, Unavailable
+from gumball.errors import DeadlineExceeded, GumballError, InvalidArgument, Overloaded, Unavailable
 
 T = TypeVar("T")
 
@@ -65,6 +65,7 @@ class Balancer:
         self._next = random.randrange(1 << 16)  # noqa: S311 - many clients that start together begin at different places
         self._look_at = 0.0  # by the monotonic clock
         self._looking: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # on which the services are called
         self._closed = False
 
     def sample(self, request: SampleRequest, timeout: float | None) -> Coroutine[Any, Any, Sample]:
@@ -78,6 +79,7 @@ class Balancer:
     async def close(self) -> None:
         """Close every service; calls that are under way fail."""
         self._closed = True
+        self._settle()
         if self._looking is not None:
             await _end([self._looking])
         for peer in self._order:
@@ -113,7 +115,9 @@ class Balancer:
 
         Those who were `called` before for this are called again last.
         """
-        if self._looking is not None or monotonic() >= self._look_at:
+        if self._loop is not asyncio.get_running_loop():
+            self._settle()
+        if (self._looking is not None or monotonic() >= self._look_at) and not self._closed:
             await self._look()
         tries = 0
         while not self._closed:
@@ -132,6 +136,18 @@ class Balancer:
                     raise
             await asyncio.sleep(delay)
         raise Unavailable("the client is closed")
+
+    def _settle(self) -> None:
+        """Begin anew on another event loop, if that of the connections has ended: on it nobody would hear of answers.
+
+        Raises RuntimeError if it has not.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise RuntimeError("the client is in use on another event loop")
+            self._loop, self._looking = loop, None
+            self._peers, self._order, self._look_at = {}, [], 0.0
 
     def _pick(self, called: list[Peer]) -> Peer:
         """The next in turn, but neither one that is shunned nor one that was called before, while there are others."""
@@ -163,19 +179,25 @@ class Balancer:
 
     async def _look_up(self) -> None:
         try:
+            peers = await self._found()
+            gone = [peer for place, peer in self._peers.items() if place not in peers]
+            self._peers, self._order = peers, list(peers.values())
+            self._look_at = monotonic() + LOOK_AGAIN
+            for peer in gone:
+                await peer.service.close()  # what it has not answered is asked elsewhere
+        finally:
+            self._looking = None
+
+    async def _found(self) -> dict[Place, Peer]:
+        """The services that there are now. Raises InvalidArgument where they cannot be called as was asked for."""
+        try:
             found = [place for address in self._addresses for place in await places_of(address, self._resolve)]
-        except (
-            OSError,
-            UnicodeError,
-        ):  # what is known may still be so; where nothing is, the way there says what is wrong
-            found = list(self._peers) or [Place.of(address) for address in self._addresses]
-        gone = [peer for place, peer in self._peers.items() if place not in found]
-        self._peers = {place: self._peers.get(place) or Peer(self._connect(place)) for place in found}
-        self._order = list(self._peers.values())
-        self._look_at = monotonic() + LOOK_AGAIN
-        for peer in gone:
-            await peer.service.close()  # what it has not answered is asked elsewhere
-        self._looking = None
+            return {place: self._peers.get(place) or Peer(self._connect(place)) for place in found}
+        except (OSError, UnicodeError, InvalidArgument):
+            if self._peers:
+                return self._peers  # what is known may still be so
+        # Where nothing is, the way there says what is wrong.
+        return {place: Peer(self._connect(place)) for place in map(Place.of, self._addresses)}
 
 
 async def _first(calls: Sequence[asyncio.Task[T]]) -> T:

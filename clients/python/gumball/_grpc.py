@@ -63,7 +63,7 @@ def read_error(error: RpcError) -> errors.GumballError:
             if detail.Unpack(info) and info.domain == "gumball":
                 reason, field = info.reason, info.metadata.get("field")
             elif detail.Unpack(retry):
-                retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+                retry_after = retry.retry_delay.ToNanoseconds() / 1e9  # of which not every number is a timedelta
     told = error.message or f"gRPC status {error.code.name}"
     return errors.of_reason(reason, told, field, retry_after, otherwise=_REASON_OF_CODE.get(error.code))
 

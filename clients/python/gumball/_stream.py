@@ -1,8 +1,10 @@
 """One `SampleStream` to one server: calls of one turn of the event loop travel as one message, and so do answers."""
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Callable
 from itertools import count
+from operator import itemgetter
 
 from gumball._answers import read_sealed, responses_of
 from gumball._calls import StreamCall
@@ -17,6 +19,8 @@ from gumball.v1 import sampling_pb2 as pb
 MESSAGE_BYTES = 1 << 18
 # So that of many callers some are being answered while others are still being asked.
 MESSAGE_REQUESTS = 32
+
+_number_of = itemgetter(0)  # the id of an Asked
 
 
 class StreamBroken(Exception):  # noqa: N818 - it is what happened
@@ -50,8 +54,13 @@ class SampleStream:
         return number, answer
 
     def withdraw(self, number: int) -> None:
-        """Tell the server that the answer to the request with this id is not wanted any more."""
-        if self._waiting.pop(number, None) is not None:
+        """The answer to the request with this id is not wanted any more; the server is told if it was asked."""
+        if self._waiting.pop(number, None) is None:
+            return
+        at = bisect_left(self._unsent, number, key=_number_of)
+        if at < len(self._unsent) and _number_of(self._unsent[at]) == number:
+            del self._unsent[at]  # else those given up would pile up as long as the server takes nothing
+        else:
             self._withdrawn.append(number)
             self.room()
 
