@@ -175,9 +175,11 @@ class Background(Generic[ClosableT]):
 
     def close(self) -> None:
         """Close what was made; calls that are under way fail."""
-        self._closed = True
-        if self._process == os.getpid():
+        with self._opening:  # or a thread that opens it now would not see that it is closed
+            self._closed = True
+            is_open = self._process == os.getpid()
             self._process = None
+        if is_open:
             self._finalizer()
 
     def _open(self) -> None:
