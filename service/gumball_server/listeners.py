@@ -226,6 +226,7 @@ def reserve_ports(settings: Settings) -> tuple[Settings, contextlib.ExitStack]:
                 with socket.create_server((settings.host, port), family=_family(settings.host)) as probe:
                     ports[name] = probe.getsockname()[1]
                 keeper = reserved.enter_context(socket.socket(_family(settings.host)))
+                keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the probe and all listeners do
                 keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 keeper.bind((settings.host, ports[name]))
         return replace(settings, **ports), reserved.pop_all()

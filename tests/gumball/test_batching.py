@@ -203,6 +203,24 @@ async def test_a_server_that_takes_only_short_messages_answers_what_it_can():
     assert sum(not isinstance(outcome, Exception) for outcome in outcomes) == 19
 
 
+async def test_closing_ends_calls_that_wait_for_their_next_try():
+    """However long the service has asked them to."""
+    asked = asyncio.Event()
+
+    async def busy(request: pb.SampleRequest) -> pb.SampleResponse:
+        asked.set()
+        return pb.SampleResponse(id=request.id, error=pb.Error(reason="OVERLOADED", retry_after_seconds=3600))
+
+    async with serving(FakeService(busy)) as address:
+        client = AsyncClient(address)
+        call = asyncio.create_task(client.sample(LOGITS))
+        await asked.wait()
+        await asyncio.sleep(0.2)
+        await client.close()
+        with pytest.raises(errors.Unavailable, match="closed"):
+            await asyncio.wait_for(call, 10)
+
+
 async def test_closing_ends_calls_that_are_under_way():
     """They fail; later ones do, too."""
     service = FakeService(never)

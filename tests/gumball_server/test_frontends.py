@@ -154,3 +154,14 @@ def test_a_port_that_is_taken_is_said_and_ends_the_start():
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "cannot listen" in done.stderr
+
+
+def test_a_port_is_free_while_connections_to_it_are_only_remembered():
+    """As after a server without front ends has ended: the operating system keeps its connections for a minute more."""
+    with socket.create_server(("127.0.0.1", 0)) as before:
+        port = before.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            before.accept()[0].close()
+    server = Server("--frontends", "2", "--http-port", str(port))
+    assert ask(server, 3) == EXPECTED[3]
+    assert server.stop() == 0

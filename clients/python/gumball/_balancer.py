@@ -7,6 +7,7 @@ however often, the bits are the same.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol, TypeVar
@@ -67,6 +68,7 @@ class Balancer:
         self._looking: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # on which the services are called
         self._closed = False
+        self._closing = asyncio.Event()  # wakes those who wait for their next try
 
     def sample(self, request: SampleRequest, timeout: float | None) -> Coroutine[Any, Any, Sample]:
         """The sample of a request. Raises GumballError."""
@@ -80,6 +82,7 @@ class Balancer:
         """Close every service; calls that are under way fail."""
         self._closed = True
         self._settle()
+        self._closing.set()
         if self._looking is not None:
             await _end([self._looking])
         for peer in self._order:
@@ -134,7 +137,7 @@ class Balancer:
                 delay = self._delay(peer, error, tries)
                 if tries > self._retries or (deadline is not None and monotonic() + delay >= deadline):
                     raise
-            await asyncio.sleep(delay)
+            await self._pause(delay)
         raise Unavailable("the client is closed")
 
     def _settle(self) -> None:
@@ -146,8 +149,14 @@ class Balancer:
         if self._loop is not loop:
             if self._loop is not None and not self._loop.is_closed():
                 raise RuntimeError("the client is in use on another event loop")
-            self._loop, self._looking = loop, None
+            self._loop, self._looking, self._closing = loop, None, asyncio.Event()
             self._peers, self._order, self._look_at = {}, [], 0.0
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but not on when the client is closed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
 
     def _pick(self, called: list[Peer]) -> Peer:
         """The next in turn, but neither one that is shunned nor one that was called before, while there are others."""
