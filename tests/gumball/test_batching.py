@@ -321,9 +321,17 @@ def test_a_program_may_end_without_closing(server):
 
 
 FORK = """
-import multiprocessing, sys
+import multiprocessing, sys, threading, time
 import gumball
 from gumball import Client
+
+importing = threading.Event()
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("gumball._grpc", "gumball._http") and threading.current_thread() is not threading.main_thread():
+            importing.set()
+            time.sleep(1)
 
 def draw():
     print(int(client.sample([0.0, 1.0, 2.0], seed=9).index[0, 0]), flush=True)
@@ -331,6 +339,10 @@ def draw():
 client = Client(sys.argv[1])
 if sys.argv[2] == "used":
     client.sample([0.0, 1.0, 2.0], seed=9)
+if sys.argv[2] == "in its first call":
+    sys.meta_path.insert(0, Slow())
+    threading.Thread(target=client.info).start()
+    importing.wait(1)
 child = multiprocessing.get_context("fork").Process(target=draw)
 child.start()
 child.join(20)
@@ -341,7 +353,7 @@ sys.exit(child.exitcode)
 
 
 @pytest.mark.parametrize("way", ["http", "grpc"])
-@pytest.mark.parametrize("used", ["unused", "used"])
+@pytest.mark.parametrize("used", ["unused", "used", "in its first call"])
 def test_both_sides_of_a_fork_call_on(server, way, used):
     """The child opens connections of its own, and the parent keeps its own."""
     command = [sys.executable, "-c", FORK, getattr(server, way), used]
