@@ -10,6 +10,7 @@ import threading
 import time
 from asyncio.subprocess import PIPE
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import grpc
 import httpx
@@ -393,6 +394,27 @@ async def test_a_client_is_for_one_event_loop_at_a_time():
         with pytest.raises(RuntimeError, match="another event loop"):
             await asyncio.to_thread(asyncio.run, client._transport.sample(request_of(LOGITS, "hard", 2), None))
         assert (await client.sample(LOGITS, seed=3)).index == index_of(3)
+
+
+def test_closing_what_another_thread_just_opens_closes_it():
+    """Nothing stays open that nobody would close any more."""
+    closed = threading.Event()
+
+    class Made:
+        async def close(self) -> None:
+            closed.set()
+
+    def make() -> Made:
+        closing.start()
+        closing.join(0.2)
+        return Made()
+
+    background = Background(make)
+    closing = threading.Thread(target=background.close)
+    with suppress(errors.Unavailable):
+        background.run(lambda _: asyncio.sleep(0))
+    closing.join(10)
+    assert closed.is_set()
 
 
 def test_a_call_that_comes_while_the_thread_ends_is_told_so(monkeypatch):

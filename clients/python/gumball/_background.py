@@ -155,7 +155,7 @@ class Background(Generic[ClosableT]):
         self._thread: _Thread
         self._made: ClosableT
         self._make = make
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()  # a handler of signals may close what its thread just opens
         self._process: int | None = None
         self._closed = False
 
@@ -176,8 +176,9 @@ class Background(Generic[ClosableT]):
     def close(self) -> None:
         """Close what was made; calls that are under way fail."""
         self._closed = True
-        if self._process == os.getpid():
-            self._process = None
+        with self._opening:  # by another thread
+            is_open, self._process = self._process == os.getpid(), None
+        if is_open:
             self._finalizer()
 
     def _open(self) -> None:
