@@ -393,6 +393,8 @@ async def test_a_client_is_for_one_event_loop_at_a_time():
         await client.sample(LOGITS, seed=1)
         with pytest.raises(RuntimeError, match="another event loop"):
             await asyncio.to_thread(asyncio.run, client._transport.sample(request_of(LOGITS, "hard", 2), None))
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, client.close())
         assert (await client.sample(LOGITS, seed=3)).index == index_of(3)
 
 
