@@ -10,6 +10,7 @@ import threading
 import time
 from asyncio.subprocess import PIPE
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import grpc
 import httpx
@@ -321,9 +322,17 @@ def test_a_program_may_end_without_closing(server):
 
 
 FORK = """
-import multiprocessing, sys
+import multiprocessing, sys, threading, time
 import gumball
 from gumball import Client
+
+importing = threading.Event()
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("gumball._grpc", "gumball._http") and threading.current_thread() is not threading.main_thread():
+            importing.set()
+            time.sleep(1)
 
 def draw():
     print(int(client.sample([0.0, 1.0, 2.0], seed=9).index[0, 0]), flush=True)
@@ -331,6 +340,10 @@ def draw():
 client = Client(sys.argv[1])
 if sys.argv[2] == "used":
     client.sample([0.0, 1.0, 2.0], seed=9)
+if sys.argv[2] == "in its first call":
+    sys.meta_path.insert(0, Slow())
+    threading.Thread(target=client.info).start()
+    importing.wait(1)
 child = multiprocessing.get_context("fork").Process(target=draw)
 child.start()
 child.join(20)
@@ -341,7 +354,7 @@ sys.exit(child.exitcode)
 
 
 @pytest.mark.parametrize("way", ["http", "grpc"])
-@pytest.mark.parametrize("used", ["unused", "used"])
+@pytest.mark.parametrize("used", ["unused", "used", "in its first call"])
 def test_both_sides_of_a_fork_call_on(server, way, used):
     """The child opens connections of its own, and the parent keeps its own."""
     command = [sys.executable, "-c", FORK, getattr(server, way), used]
@@ -380,7 +393,30 @@ async def test_a_client_is_for_one_event_loop_at_a_time():
         await client.sample(LOGITS, seed=1)
         with pytest.raises(RuntimeError, match="another event loop"):
             await asyncio.to_thread(asyncio.run, client._transport.sample(request_of(LOGITS, "hard", 2), None))
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, client.close())
         assert (await client.sample(LOGITS, seed=3)).index == index_of(3)
+
+
+def test_closing_what_another_thread_just_opens_closes_it():
+    """Nothing stays open that nobody would close any more."""
+    closed = threading.Event()
+
+    class Made:
+        async def close(self) -> None:
+            closed.set()
+
+    def make() -> Made:
+        closing.start()
+        closing.join(0.2)
+        return Made()
+
+    background = Background(make)
+    closing = threading.Thread(target=background.close)
+    with suppress(errors.Unavailable):
+        background.run(lambda _: asyncio.sleep(0))
+    closing.join(10)
+    assert closed.is_set()
 
 
 def test_a_call_that_comes_while_the_thread_ends_is_told_so(monkeypatch):

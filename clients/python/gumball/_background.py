@@ -155,7 +155,7 @@ class Background(Generic[ClosableT]):
         self._thread: _Thread
         self._made: ClosableT
         self._make = make
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()  # a handler of signals may close what its thread just opens
         self._process: int | None = None
         self._closed = False
 

@@ -80,8 +80,8 @@ class Balancer:
 
     async def close(self) -> None:
         """Close every service; calls that are under way fail."""
-        self._closed = True
         self._settle()
+        self._closed = True
         self._closing.set()
         if self._looking is not None:
             await _end([self._looking])

@@ -102,14 +102,17 @@ def _remote(
     tries = integer("retries", retries, MAX_UINT32)
     hedge = seconds_of(hedge, "hedge")
 
-    # A transport's libraries take longer to import than all the rest, so each is imported when it is asked for.
-    def connect(place: Place) -> Service:
-        if _way(place.address) == "grpc":
-            from gumball._grpc import GRPCService
-
-            return GRPCService(place.address, headers, certificates, place.name)
+    # A transport's libraries take longer to import than all the rest, so each is imported when it is asked for. Not at
+    # the first call: that would hold up an event loop, and if it is in the background, a child that is forked meanwhile
+    # would wait for its end for ever.
+    if "grpc" in ways:
+        from gumball._grpc import GRPCService
+    if "http" in ways:
         from gumball._http import HTTPService
 
+    def connect(place: Place) -> Service:
+        if _way(place.address) == "grpc":
+            return GRPCService(place.address, headers, certificates, place.name)
         return HTTPService(place.address, headers, http_transport, certificates, place.name)
 
     looked_up = resolve if http_transport is None else unresolved
